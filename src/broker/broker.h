@@ -1,0 +1,308 @@
+/*
+ * All that a protocol may call. Neutral words; each protocol maps its own onto them.
+ *
+ * A session opens a *client*: its standing with the broker (who, from where, which virtual host,
+ * what it holds). Calls that may take longer get a `struct request` that the session embeds and
+ * keeps still until it is complete:
+ *
+ *     int outcome = broker_declare_queue(client, request, &spec);
+ *     DONE     request->failure.code is 0 or an error, request->result is filled in
+ *     PENDING  the same, but only when events->completed(session, request) is called, in a later
+ * turn, exactly once
+ *
+ * Errors come in request->failure, never as the return value of these calls. Test builds turn DONE
+ * into PENDING at random. A request that depends on an earlier one waits for it; the session
+ * arranges that, by parking the input of its channel. Events are never called from inside a call
+ * that this session is making.
+ *
+ * Slices given to a call are borrowed until it is complete for requests, until it returns for the
+ * rest. Names are bytes, at most 255, checked to be UTF-8 by the protocol.
+ *
+ * Memory: `struct client` belongs to the broker, from client_open() to client_close(). Handles
+ * (struct queue, struct consumer) belong to the broker; a lease or a consumer keeps its queue alive
+ * as memory, even when it is deleted: then settling does nothing.
+ */
+#ifndef SLUICE_BROKER_BROKER_H
+#define SLUICE_BROKER_BROKER_H
+
+#include "loop/loop.h"
+#include "message/message.h"
+
+struct worker;
+struct client;
+struct queue;
+struct consumer;
+struct publisher;
+struct request;
+
+#define NAME_MAX_BYTES 255u
+
+/* ---- what a session is told ---- */
+
+/* A message that was given out and is not settled. Holds a reference on the queue's memory until
+ * settled. */
+struct lease {
+    struct queue *queue;
+    uint64_t sequence;
+};
+
+struct delivery {
+    struct message
+        *message;       /* borrowed: take a reference to keep it (its body, until it is written) */
+    struct lease lease; /* the session's to settle, unless the consumer settles automatically */
+    bool redelivered;   /* was given out before, or may have been */
+    uint32_t count;     /* how often it came back in a way that counts */
+};
+
+enum flow {
+    FLOW_OPEN,   /* publish on */
+    FLOW_BUSY,   /* out of credit for a moment: stop reading; nobody need be told */
+    FLOW_MEMORY, /* the memory watermark is passed */
+    FLOW_DISK,   /* the disk watermark is passed, or storage has failed */
+};
+
+struct client_events {
+    void (*completed)(void *session, struct request *request);
+
+    /* 0: taken (with its lease). E_ROOM: not now; the consumer gets nothing more until
+     * broker_resume(). */
+    int (*deliver)(void *session, void *cookie, const struct delivery *delivery);
+
+    /* Of the publisher's sequence, all up to `last` that were not told yet: on disk if they are to
+     * be, or refused. */
+    void (*confirmed)(void *session, void *cookie, uint64_t last, bool accepted);
+
+    /* The broker has ended the consumer (its queue is gone): the handle is invalid now. Leases
+     * stay. */
+    void (*cancelled)(void *session, void *cookie);
+
+    /* May this client publish? Told only to clients that have asked by publishing. */
+    void (*flow)(void *session, enum flow flow);
+
+    /* Close this connection in your protocol's way, with this reason. */
+    void (*kick)(void *session, const char *reason);
+};
+
+/* ---- requests ---- */
+
+struct queue_counts {
+    uint64_t ready, leased;
+    uint32_t consumers;
+};
+
+struct request {
+    struct failure failure; /* code 0: done as asked */
+    union {
+        struct {
+            char name[NAME_MAX_BYTES + 1]; /* declare: the name, also if the broker chose it */
+            struct queue_counts counts; /* declare, delete, purge: `ready` is how many there were */
+        } queue;
+        struct {
+            struct delivery
+                delivery;   /* get: message NULL when there was none; a reference for the session */
+            uint64_t ready; /* what is left */
+        } get;
+        struct consumer *consumer; /* subscribe */
+    } result;
+
+    void *cookie; /* the session's */
+
+    /* The broker's from here. */
+    struct client *client;
+    struct list link;
+    uint64_t wait_block;
+    void (*resume)(struct request *request);
+    void *internal;
+};
+
+/* ---- clients ---- */
+
+struct client_options {
+    const struct client_events *events;
+    void *session;
+    const char *protocol;
+    const char *peer_host;
+    uint16_t peer_port;
+    bool peer_is_loopback;
+};
+
+/* NULL: refused (E_LIMIT connections, or the broker is stopping), with the reason. */
+struct client *client_open(struct worker *worker, const struct client_options *options,
+                           struct failure *failure);
+
+/* No more events after this. Unsubscribes, drops exclusive queues; requests that are pending
+ * complete into nothing: the session stays in memory until client_idle(). Leases must have been
+ * settled before. Idempotent. */
+void client_close(struct client *client);
+bool client_idle(const struct client *client);
+void client_free(struct client *client);
+
+/* Name and password; checked in a helper. E_LOGIN; the text says why, for the log, not for the
+ * peer. */
+int broker_login(struct client *client, struct request *request, struct slice user,
+                 struct slice password);
+
+/* After login. E_NOT_FOUND: no such virtual host; E_DENIED: not for this user; E_LIMIT. */
+int broker_enter(struct client *client, struct request *request, struct slice vhost);
+
+struct slice client_user(const struct client *client);
+bool client_may_impersonate(const struct client *client);
+
+/* The account for bytes that this session holds: unfinished bodies, parked input. */
+struct account *client_account(struct client *client);
+
+/* For messages: charged to the worker's memory, which the watermark looks at. */
+struct account *broker_message_account(struct client *client);
+
+struct worker *client_worker(const struct client *client);
+struct loop *worker_loop(const struct worker *worker);
+const struct logger *worker_logger(const struct worker *worker);
+
+/* Limits and words that the configuration sets and protocols ask for. */
+struct broker_settings {
+    uint32_t frame_max;                 /* 131072 */
+    uint32_t channel_max;               /* 2047 */
+    uint32_t heartbeat_s;               /* 60 */
+    uint32_t handshake_ms;              /* 10000 */
+    uint64_t message_size_max;          /* 16 MiB */
+    uint32_t consumers_per_channel_max; /* 0: no limit */
+    char product_name[64];              /* RabbitMQ */
+    char cluster_name[256];
+    char node_name[256];
+    char default_vhost[256];
+};
+const struct broker_settings *worker_settings(const struct worker *worker);
+
+/* ---- exchanges, queues, bindings; permissions are checked here ---- */
+
+struct exchange_spec {
+    struct slice name, type; /* "direct", ... */
+    bool passive;            /* only ask whether it exists: E_NOT_FOUND */
+    bool durable, auto_delete, internal;
+    struct slice arguments; /* checked table */
+};
+
+/* E_MISMATCH, E_DENIED (also reserved names), E_UNSUPPORTED (type), E_INVALID (arguments). */
+int broker_declare_exchange(struct client *client, struct request *request,
+                            const struct exchange_spec *spec);
+
+/* E_NOT_FOUND never: deleting what is not there is done. E_IN_USE, E_DENIED. */
+int broker_delete_exchange(struct client *client, struct request *request, struct slice name,
+                           bool if_unused);
+
+struct queue_spec {
+    struct slice name; /* empty: the broker chooses, "amq.gen-..." */
+    bool passive;
+    bool durable, exclusive, auto_delete;
+    bool hidden; /* no name anybody chose, no permissions, not listed: for replies; exclusive */
+    struct slice arguments;
+};
+
+/* E_NOT_FOUND (passive), E_MISMATCH, E_LOCKED (another connection's), E_DENIED, E_INVALID. */
+int broker_declare_queue(struct client *client, struct request *request,
+                         const struct queue_spec *spec);
+int broker_delete_queue(struct client *client, struct request *request, struct slice name,
+                        bool if_unused, bool if_empty);
+int broker_purge_queue(struct client *client, struct request *request, struct slice name);
+
+struct binding_spec {
+    struct slice source;      /* exchange */
+    struct slice destination; /* queue, or exchange */
+    bool to_exchange;
+    struct slice key, arguments;
+};
+
+int broker_bind(struct client *client, struct request *request, const struct binding_spec *spec);
+int broker_unbind(struct client *client, struct request *request, const struct binding_spec *spec);
+
+/* ---- publishing ---- */
+
+#define PUBLISH_KEYS_MAX 1024u
+
+struct publish {
+    struct message *message;       /* borrowed; its exchange and key say where it goes */
+    const struct slice *more_keys; /* further keys to route by (carbon copies) */
+    size_t more_keys_count;
+    struct publisher *publisher; /* NULL: nobody wants to know */
+    size_t queues;               /* out: how many took it; 0: nobody would */
+    struct failure failure;      /* out */
+};
+
+/* Routes and enqueues now; never pending. 0 or the failure's code: E_NOT_FOUND (exchange),
+ * E_DENIED, E_FAILED, E_FULL. With a publisher, events->confirmed follows for its sequence in any
+ * case but an error. */
+int broker_publish(struct client *client, struct publish *publish) MUST_CHECK;
+
+/* Ask after each publish; not FLOW_OPEN: stop reading until events->flow says FLOW_OPEN. */
+enum flow broker_flow(struct client *client);
+
+/* A sequence of publishes (1, 2, ...) that wants confirms. Confirms come in order. */
+struct publisher *publisher_open(struct client *client, void *cookie);
+void publisher_close(struct publisher *publisher);
+
+/* ---- consuming ---- */
+
+#define CREDIT_UNLIMITED UINT32_MAX
+
+struct subscribe_spec {
+    struct slice queue;
+    void *cookie;
+    struct slice tag;         /* for lists */
+    bool settles_itself;      /* delivered is settled */
+    bool exclusive;           /* nobody else may consume */
+    uint32_t credit_messages; /* or CREDIT_UNLIMITED */
+    uint64_t credit_bytes;
+    struct slice arguments;
+};
+
+/* E_NOT_FOUND, E_LOCKED (another's exclusive queue), E_DENIED (exclusive consumers, permissions),
+ * E_INVALID. */
+int broker_subscribe(struct client *client, struct request *request,
+                     const struct subscribe_spec *spec);
+
+/* No delivery after this; the handle is invalid. Leases stay. */
+void broker_unsubscribe(struct consumer *consumer);
+
+/* More credit. Nothing is delivered from inside this call. */
+void broker_credit(struct consumer *consumer, uint32_t messages, uint64_t bytes);
+
+/* After E_ROOM: try again. */
+void broker_resume(struct consumer *consumer);
+
+/* One message, if there is one. E_NOT_FOUND, E_LOCKED, E_DENIED. */
+int broker_get(struct client *client, struct request *request, struct slice queue,
+               bool settles_itself);
+
+enum outcome {
+    OUTCOME_ACCEPT,         /* done with */
+    OUTCOME_REJECT,         /* not wanted: dead letter or drop */
+    OUTCOME_RETURN,         /* back to the queue, where it was, marked as redelivered */
+    OUTCOME_RETURN_COUNTED, /* the same, and it counts against the delivery limit */
+    OUTCOME_RETURN_UNSEEN,  /* the same, but the session knows nobody saw it: the mark stays as it
+                               was */
+};
+
+/* Takes the leases. Sliced by the session: at most SETTLE_SLICE in one call. */
+#define SETTLE_SLICE 1024u
+void broker_settle(struct client *client, const struct lease *leases, size_t count,
+                   enum outcome outcome);
+
+/* ---- transactions: publishes and settlements that happen together or not at all ---- */
+
+struct settlement {
+    struct lease lease; /* taken, also on failure */
+    enum outcome outcome;
+};
+
+/* Completes when all is durable. E_LIMIT: too large; a publish that cannot be done (E_NOT_FOUND,
+ * E_DENIED) is to have been found when it was made, with broker_check_publish().
+ * publishes[i].queues is filled in. */
+int broker_transact(struct client *client, struct request *request, struct publish *publishes,
+                    size_t publish_count, const struct settlement *settlements,
+                    size_t settlement_count);
+
+/* Everything broker_publish() would refuse, without doing it. */
+int broker_check_publish(struct client *client, const struct message *message,
+                         struct failure *failure) MUST_CHECK;
+
+#endif

@@ -1,0 +1,122 @@
+/*
+ * The message: immutable once published, reference counted, in the format it came in.
+ *
+ * One allocation holds the envelope, the address, the properties and a body of up to
+ * MESSAGE_INLINE_MAX bytes; a larger body is a buffer of its own that is never copied again. The
+ * engine reads the envelope; the bytes of `properties` mean something only to the format, whose
+ * table of functions (message_format()) looks up headers in them.
+ *
+ * A message belongs to one worker; the count is not atomic. Its memory is charged to an account
+ * from message_new() until the last reference goes.
+ */
+#ifndef SLUICE_MESSAGE_MESSAGE_H
+#define SLUICE_MESSAGE_MESSAGE_H
+
+#include "base/account.h"
+#include "base/buffer.h"
+#include "message/fields.h"
+
+#define MESSAGE_INLINE_MAX  4096u
+#define MESSAGE_ADDRESS_MAX 255u /* bytes of an exchange's name, and of a routing key */
+
+enum message_format { FORMAT_AMQP091 = 1, FORMATS };
+
+enum message_flag {
+    MESSAGE_PERSISTENT = 1, /* wants to survive a restart, where the queue does */
+};
+
+struct message {
+    uint32_t references;
+    uint8_t format; /* enum message_format */
+    uint8_t flags;  /* enum message_flag */
+    uint8_t priority;
+    uint8_t exchange_size;
+    uint8_t key_size;
+    uint8_t reserved[3];
+    uint32_t properties_size;
+    uint64_t body_size;
+    uint64_t published_at_ms; /* wall clock, when the broker took it */
+    uint64_t expires_at_ms;   /* wall clock; 0: never */
+    struct buffer *body;      /* NULL: inline, behind the properties */
+    struct account *account;
+    uint8_t bytes[]; /* exchange, routing key, properties, inline body */
+};
+
+struct message_parts {
+    enum message_format format;
+    uint8_t flags, priority;
+    struct slice exchange, key, properties;
+    struct slice body; /* copied when it fits inline, or when body_buffer is NULL */
+    struct buffer
+        *body_buffer; /* the body's own buffer, whose data is `body`; a reference is taken */
+    uint64_t published_at_ms, expires_at_ms;
+};
+
+/* NULL when the account or the system refuses. One reference. Sizes are the caller's to have
+ * checked. */
+struct message *message_new(struct account *account, const struct message_parts *parts) MUST_CHECK;
+
+/* A message whose inline body (at most MESSAGE_INLINE_MAX) the caller fills in before anybody else
+ * sees it. */
+uint8_t *message_body_to_fill(struct message *message);
+
+static inline struct message *message_ref(struct message *message)
+{
+    message->references++;
+    return message;
+}
+
+void message_unref(struct message *message);
+
+static inline struct slice message_exchange(const struct message *m)
+{
+    return slice_of(m->bytes, m->exchange_size);
+}
+
+static inline struct slice message_key(const struct message *m)
+{
+    return slice_of(m->bytes + m->exchange_size, m->key_size);
+}
+
+static inline struct slice message_properties(const struct message *m)
+{
+    return slice_of(m->bytes + m->exchange_size + m->key_size, m->properties_size);
+}
+
+static inline struct slice message_body(const struct message *m)
+{
+    return m->body ? slice_of(m->body->data, (size_t)m->body_size)
+                   : slice_of(m->bytes + m->exchange_size + m->key_size + m->properties_size,
+                              (size_t)m->body_size);
+}
+
+/* What it costs in memory, and was charged. */
+size_t message_footprint(const struct message *message);
+
+/* ---- as stored: the record of docs/log-format.md "message content", in two slices so that bodies
+ * are not copied ---- */
+
+#define MESSAGE_HEAD_MAX(m) (64u + 2u * MESSAGE_ADDRESS_MAX + (m)->properties_size)
+
+/* Size of everything before the body. */
+size_t message_head_size(const struct message *message);
+void message_encode_head(const struct message *message, struct writer *writer);
+
+/* The reverse; `content` is head and body in one piece. E_CORRUPT when it breaks the format. The
+ * body is copied. */
+int message_decode(struct account *account, struct slice content,
+                   struct message **message) MUST_CHECK;
+
+/* ---- formats ---- */
+
+struct message_format_functions {
+    const char *name;
+    /* The header of that name, in the words of fields.h; false where there is none. */
+    bool (*header)(const struct message *message, struct slice name, struct field *field);
+    /* All headers as a table (fields.h), borrowed from the message; empty where there are none. */
+    struct slice (*headers)(const struct message *message);
+};
+
+const struct message_format_functions *message_format(const struct message *message);
+
+#endif

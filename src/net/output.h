@@ -1,0 +1,61 @@
+/*
+ * What a session wants written: bytes in order, small ones copied into chunks, large ones kept as
+ * borrowed memory with a reference. Pure memory; whoever owns the socket takes the bytes out with
+ * output_slices() and output_consume().
+ *
+ * Nothing here fails: the session looks at output_pending() and stops producing at its limit
+ * (OUTPUT_HIGH_WATER is the usual one), so that a slow socket never makes the broker buffer without
+ * limit.
+ */
+#ifndef SLUICE_NET_OUTPUT_H
+#define SLUICE_NET_OUTPUT_H
+
+#include "base/buffer.h"
+
+#include <sys/uio.h>
+
+#define OUTPUT_CHUNK_SIZE 16384u
+#define OUTPUT_HIGH_WATER (1024u * 1024u) /* stop taking deliveries */
+#define OUTPUT_LOW_WATER  (256u * 1024u)  /* ask for them again */
+
+/* Something whose memory the output borrows until it is written. */
+struct output_owner {
+    void (*release)(void *object);
+    void *object;
+};
+
+struct output_chunk;
+
+struct output {
+    struct output_chunk *first, *last;
+    size_t pending; /* bytes not yet consumed */
+    uint64_t total; /* bytes ever appended */
+    struct output_chunk *spare;
+};
+
+void output_init(struct output *output);
+void output_fini(struct output *output); /* releases what is still borrowed */
+
+/* `size` contiguous bytes (at most OUTPUT_CHUNK_SIZE) to fill in at once; they count as appended.
+ */
+uint8_t *output_take(struct output *output, size_t size) __attribute__((returns_nonnull));
+
+/* Gives back the last `size` of the bytes just taken. */
+void output_untake(struct output *output, size_t size);
+
+/* Copies. Any size. */
+void output_append(struct output *output, struct slice bytes);
+
+/* Borrows `bytes` until written, then calls owner.release(owner.object). */
+void output_borrow(struct output *output, struct slice bytes, struct output_owner owner);
+
+/* Up to `most` slices of what comes next; returns how many. */
+int output_slices(const struct output *output, struct iovec *slices, int most);
+void output_consume(struct output *output, size_t size);
+
+static inline size_t output_pending(const struct output *output)
+{
+    return output->pending;
+}
+
+#endif
