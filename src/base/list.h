@@ -83,9 +83,9 @@ static inline void list_move_all(struct list *to, struct list *from)
 #define CONTAINER_OF(pointer, type, member)                                                        \
     ((type *)(void *)((char *)(pointer)-offsetof(type, member)))
 
-/* Each link of the list; the body may remove `link` itself, and nothing else. */
-#define LIST_EACH(list, link)                                                                      \
-    for (struct list *link = (list)->next, *link##_next = link->next; link != (list);              \
-         link = link##_next, link##_next = link->next)
+/* Each link of the list; the body may remove `item` itself, and nothing else. */
+#define LIST_EACH(head, item)                                                                      \
+    for (struct list *item = (head)->next, *item##_after = item->next; item != (head);             \
+         item = item##_after, item##_after = item->next)
 
 #endif

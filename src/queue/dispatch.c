@@ -1,0 +1,232 @@
+/* Giving messages out: consumers in turn, single gets, the delivered mark. */
+#include "queue/queue_private.h"
+
+/* Deliveries of one queue before the next queue has its turn. */
+#define DISPATCH_BURST 128u
+
+void queue_activate(struct queue *queue)
+{
+    if (list_linked(&queue->ready_link) || queue->waits_for_mark)
+        return;
+    if (queue->closed || (list_empty(&queue->active) && !queue->getters_wait))
+        return;
+    list_append(&queue->host->ready, &queue->ready_link);
+    loop_defer(queue->host->loop, &queue->host->dispatch, LOOP_DISPATCH);
+}
+
+/* ---- the mark (see queue.h, invariant 5) ---- */
+
+static void mark_write(struct queue *queue, uint64_t sequence)
+{
+    queue->mark_logged = sequence + QUEUE_MARK_STRIDE;
+    log_append_delivered(queue->log, queue->id, queue->mark_logged);
+    queue->mark_block = log_block_last(queue->log);
+    queue_touch(queue);
+    if (!list_linked(&queue->mark_link))
+        list_append(&queue->host->awaiting_mark, &queue->mark_link);
+}
+
+bool queue_mark_allows(struct queue *queue, uint64_t sequence)
+{
+    if (!queue->log || log_is_failed(queue->log) ||
+        !page_get(queue, page_number(sequence))->positions[sequence % QUEUE_PAGE])
+        return true;
+    if (sequence < queue->mark_durable) {
+        /* half a stride ahead, so that nobody waits */
+        if (sequence + QUEUE_MARK_STRIDE / 2 > queue->mark_logged)
+            mark_write(queue, sequence);
+        return true;
+    }
+    if (sequence >= queue->mark_logged)
+        mark_write(queue, sequence);
+    if (!queue->waits_for_mark) {
+        queue->waits_for_mark = true;
+        log_commit(queue->log);
+    }
+    return false;
+}
+
+void queue_host_durable(struct queue_host *host, uint64_t block)
+{
+    LIST_EACH (&host->awaiting_mark, link) {
+        struct queue *queue = CONTAINER_OF(link, struct queue, mark_link);
+        if (queue->mark_block > block)
+            continue;
+        list_remove(link);
+        queue->mark_durable = queue->mark_logged;
+        queue->waits_for_mark = false;
+        queue_activate(queue);
+    }
+}
+
+void queue_host_failed(struct queue_host *host)
+{
+    queue_host_durable(host, UINT64_MAX);
+}
+
+/* ---- giving out ---- */
+
+static struct queue_item item_at(const struct queue *queue, uint64_t sequence)
+{
+    const struct queue_page *page = page_get(queue, page_number(sequence));
+    unsigned index = sequence % QUEUE_PAGE;
+
+    return (struct queue_item){
+        .message = page->messages[index],
+        .sequence = sequence,
+        .redelivered = page->returned & page_bit(sequence),
+        .count = page->counts ? page->counts[index] : 0,
+    };
+}
+
+int queue_take(struct queue *queue, struct queue_item *item)
+{
+    if (queue->closed || queue->ready == 0)
+        return E_NOT_FOUND;
+    uint64_t sequence = queue_head(queue);
+    if (!queue_is_hot(queue, sequence) || !queue_mark_allows(queue, sequence))
+        return E_AGAIN;
+    *item = item_at(queue, sequence);
+    message_ref(item->message);
+    queue_lease(queue, sequence);
+    return 0;
+}
+
+static void consumer_place(struct consumer *consumer)
+{
+    bool can = consumer->credit_messages > 0 && consumer->credit_bytes > 0 && !consumer->parked;
+
+    list_remove(&consumer->link);
+    list_append(can ? &consumer->queue->active : &consumer->queue->idle, &consumer->link);
+    if (can)
+        queue_activate(consumer->queue);
+}
+
+static void charge(struct consumer *consumer, const struct queue_item *item)
+{
+    if (consumer->credit_messages != CONSUMER_UNLIMITED)
+        consumer->credit_messages--;
+    consumer->credit_bytes -= (int64_t)message_footprint(item->message);
+    consumer->delivered++;
+}
+
+/* One message to the consumer whose turn it is. False when this queue cannot go on now. */
+static bool deliver_one(struct queue *queue)
+{
+    struct consumer *consumer = CONTAINER_OF(list_first(&queue->active), struct consumer, link);
+    uint64_t sequence = queue_head(queue);
+
+    if (!queue_is_hot(queue, sequence) || !queue_mark_allows(queue, sequence))
+        return false;
+    struct queue_item item = item_at(queue, sequence);
+    if (queue->host->events->deliver(queue->host->context, consumer, &item) != 0) {
+        consumer->parked = true;
+        consumer_place(consumer);
+        return true;
+    }
+    charge(consumer, &item);
+    queue_lease(queue, sequence);
+    if (consumer->settles_itself)
+        queue_settle(queue, sequence, SETTLE_DELIVERED);
+    consumer_place(consumer);
+    return true;
+}
+
+/* Returns true when it has more to give and could go on. */
+static bool dispatch_queue(struct queue *queue)
+{
+    if (queue->getters_wait) {
+        queue->getters_wait = false;
+        queue->host->events->get(queue->host->context, queue);
+    }
+    for (unsigned i = 0; i < DISPATCH_BURST; i++) {
+        if (queue->ready == 0 || list_empty(&queue->active) || queue->closed)
+            return false;
+        if (!deliver_one(queue))
+            return false;
+    }
+    return true;
+}
+
+static void dispatch_run(struct task *task)
+{
+    struct queue_host *host = CONTAINER_OF(task, struct queue_host, dispatch);
+    uint64_t since_ns = loop_precise_ns(host->loop);
+
+    while (!list_empty(&host->ready)) {
+        struct queue *queue = CONTAINER_OF(list_take_first(&host->ready), struct queue, ready_link);
+        queue_ref(queue);
+        if (dispatch_queue(queue) && !list_linked(&queue->ready_link))
+            list_append(&host->ready, &queue->ready_link);
+        /* the owner frees what it has closed in a later turn, so this is never the last reference
+         */
+        bool last = queue_unref(queue);
+        ASSERT(!last);
+        if (loop_precise_ns(host->loop) - since_ns > TURN_SLICE_NS)
+            break;
+    }
+    if (!list_empty(&host->ready))
+        loop_defer(host->loop, &host->dispatch, LOOP_DISPATCH);
+}
+
+void queue_host_init(struct queue_host *host)
+{
+    task_init(&host->dispatch, dispatch_run);
+    list_init(&host->ready);
+    list_init(&host->awaiting_mark);
+    list_init(&host->dirty);
+    host->quarantined = 0;
+}
+
+void queue_host_fini(struct queue_host *host)
+{
+    ASSERT(list_empty(&host->ready));
+    task_cancel(&host->dispatch);
+}
+
+/* ---- consumers ---- */
+
+void consumer_add(struct consumer *consumer)
+{
+    queue_ref(consumer->queue);
+    consumer->queue->consumers++;
+    consumer->parked = false;
+    consumer->delivered = 0;
+    list_init(&consumer->link);
+    consumer_place(consumer);
+}
+
+bool consumer_remove(struct consumer *consumer)
+{
+    struct queue *queue = consumer->queue;
+
+    list_remove(&consumer->link);
+    ASSERT(queue->consumers > 0);
+    queue->consumers--;
+    return queue_unref(queue);
+}
+
+void consumer_credit(struct consumer *consumer, uint32_t messages, uint64_t bytes)
+{
+    bool waited = list_linked(&consumer->link) &&
+                  (consumer->credit_messages == 0 || consumer->credit_bytes <= 0);
+
+    if (consumer->credit_messages != CONSUMER_UNLIMITED) {
+        uint32_t room = CONSUMER_UNLIMITED - 1 - consumer->credit_messages;
+        consumer->credit_messages += messages < room ? messages : room;
+    }
+    if (bytes > INT64_MAX / 4)
+        bytes = INT64_MAX / 4;
+    if (consumer->credit_bytes < INT64_MAX / 4)
+        consumer->credit_bytes += (int64_t)bytes;
+    if (waited)
+        consumer_place(consumer);
+}
+
+void consumer_resume(struct consumer *consumer)
+{
+    if (consumer->parked) {
+        consumer->parked = false;
+        consumer_place(consumer);
+    }
+}

@@ -1,0 +1,134 @@
+/* Reading cold messages back, some pages ahead of the cursor. */
+#include "queue/queue_private.h"
+
+#include "base/memory.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+
+#define RETRY_NS (1000 * NANOSECONDS_PER_MS)
+
+struct queue_load {
+    struct log_read read;
+    struct queue *queue;
+    uint64_t page; /* number */
+    uint8_t index[LOG_READ_MAX];
+    struct timer retry;
+};
+
+static void load_end(struct queue_load *load)
+{
+    struct queue *queue = load->queue;
+    struct queue_page *page = page_get(queue, load->page);
+
+    ASSERT(page && page->loading && queue->loads > 0);
+    page->loading = false;
+    queue->loads--;
+    if (page->live == 0)
+        page_trim(queue, load->page);
+    free(load);
+    queue_activate(queue);
+}
+
+/* What cannot be read is out of reach for consumers, but stays in the log: the disk may be
+ * repaired. */
+static void quarantine(struct queue *queue, struct queue_page *page, uint64_t sequence, int why)
+{
+    unsigned index = sequence % QUEUE_PAGE;
+
+    log_error(queue->host->logger, "queue",
+              "message %" PRIu64 " of queue %" PRIu64
+              " cannot be read back (%s): set aside, not delivered",
+              sequence, queue->id, error_name(why));
+    page->positions[index] = 0; /* so that the log keeps it */
+    queue_remove(queue, page, sequence);
+    queue->host->quarantined++;
+}
+
+static void load_again(struct timer *timer)
+{
+    load_end(CONTAINER_OF(timer, struct queue_load, retry));
+}
+
+static void load_done(struct log_read *read)
+{
+    struct queue_load *load = CONTAINER_OF(read, struct queue_load, read);
+    struct queue *queue = load->queue;
+    struct queue_page *page = page_get(queue, load->page);
+    bool retry = false;
+
+    ASSERT(page && page->loading);
+    for (size_t i = 0; i < read->count; i++) {
+        unsigned index = load->index[i];
+        uint64_t sequence = load->page * QUEUE_PAGE + index;
+        bool wanted =
+            (page->live & page_bit(sequence)) && page->positions[index] == read->positions[i];
+        if (read->messages[i]) {
+            if (wanted && !page->messages)
+                page->messages = memory_new(QUEUE_PAGE * sizeof *page->messages);
+            if (wanted && !page->messages[index])
+                page->messages[index] = read->messages[i];
+            else
+                message_unref(read->messages[i]);
+        } else if (wanted && read->results[i] == E_CORRUPT) {
+            quarantine(queue, page, sequence, read->results[i]);
+        } else if (wanted) {
+            retry = true;
+        }
+    }
+    if (retry)
+        timer_set(&load->retry, loop_now_ns(queue->host->loop) + RETRY_NS);
+    else
+        load_end(load);
+}
+
+static void load_start(struct queue *queue, uint64_t number, struct queue_page *page)
+{
+    struct queue_load *load = memory_new(sizeof *load);
+
+    load->queue = queue;
+    load->page = number;
+    timer_init(&load->retry, queue->host->loop, load_again);
+    for (uint64_t live = page->live; live; live &= live - 1) {
+        unsigned index = (unsigned)__builtin_ctzll(live);
+        if (page->messages && page->messages[index])
+            continue;
+        load->index[load->read.count] = (uint8_t)index;
+        load->read.positions[load->read.count++] = page->positions[index];
+    }
+    ASSERT(load->read.count > 0);
+    load->read.done = load_done;
+    page->loading = true;
+    queue->loads++;
+    log_read(queue->log, &load->read);
+}
+
+static bool page_is_cold(const struct queue_page *page)
+{
+    if (!page || page->loading)
+        return false;
+    for (uint64_t ready = page->live & ~page->leased; ready; ready &= ready - 1) {
+        if (!page->messages || !page->messages[__builtin_ctzll(ready)])
+            return true;
+    }
+    return false;
+}
+
+bool queue_is_hot(struct queue *queue, uint64_t sequence)
+{
+    struct queue_page *page = page_get(queue, page_number(sequence));
+    unsigned index = sequence % QUEUE_PAGE;
+
+    if (page->messages && page->messages[index] && index % 16 != 0)
+        return true;
+    /* at some places in each page: look ahead, too */
+    for (uint64_t n = page_number(sequence); n < queue->page_end && queue->loads < QUEUE_READ_AHEAD;
+         n++) {
+        if (n >= page_number(sequence) + QUEUE_READ_AHEAD)
+            break;
+        struct queue_page *ahead = *page_slot(queue, n);
+        if (page_is_cold(ahead))
+            load_start(queue, n, ahead);
+    }
+    return page->messages && page->messages[index];
+}

@@ -1,0 +1,409 @@
+#include "queue/queue_private.h"
+
+#include "base/memory.h"
+
+#include <stdlib.h>
+
+void queue_init(struct queue *queue, struct queue_host *host, uint64_t id, struct log *log)
+{
+    memset(queue, 0, sizeof *queue);
+    queue->host = host;
+    queue->id = id;
+    queue->log = log;
+    queue->references = 1;
+    queue->next = queue->fresh = 1;
+    queue->returned_first = UINT64_MAX;
+    list_init(&queue->active);
+    list_init(&queue->idle);
+    list_init(&queue->ready_link);
+    list_init(&queue->mark_link);
+    list_init(&queue->dirty_link);
+}
+
+void queue_fini(struct queue *queue)
+{
+    ASSERT(queue->references == 0);
+    ASSERT(queue->loads == 0 && queue->consumers == 0);
+    ASSERT(queue->page_first == queue->page_end);
+    list_remove(&queue->ready_link);
+    list_remove(&queue->mark_link);
+    list_remove(&queue->dirty_link);
+    free(queue->pages);
+    queue->pages = NULL;
+}
+
+void queue_touch(struct queue *queue)
+{
+    if (queue->log && !queue->is_dirty && !queue->closed) {
+        queue->is_dirty = true;
+        list_append(&queue->host->dirty, &queue->dirty_link);
+    }
+}
+
+/* ---- pages ---- */
+
+static void pages_grow(struct queue *queue, uint64_t first, uint64_t end)
+{
+    uint32_t capacity = queue->pages_capacity ? queue->pages_capacity : 2;
+
+    while (capacity < end - first)
+        capacity *= 2;
+    if (capacity == queue->pages_capacity)
+        return;
+    struct queue_page **pages = memory_new(capacity * sizeof *pages);
+    for (uint64_t n = queue->page_first; n < queue->page_end; n++)
+        pages[n & (capacity - 1)] = *page_slot(queue, n);
+    free(queue->pages);
+    queue->pages = pages;
+    queue->pages_capacity = capacity;
+}
+
+struct queue_page *page_make(struct queue *queue, uint64_t number)
+{
+    if (queue->page_first == queue->page_end)
+        queue->page_first = queue->page_end = number;
+    uint64_t first = number < queue->page_first ? number : queue->page_first;
+    uint64_t end = number >= queue->page_end ? number + 1 : queue->page_end;
+    pages_grow(queue, first, end);
+    while (queue->page_first > first)
+        *page_slot(queue, --queue->page_first) = NULL;
+    while (queue->page_end < end)
+        *page_slot(queue, queue->page_end++) = NULL;
+
+    struct queue_page **slot = page_slot(queue, number);
+    if (!*slot)
+        *slot = memory_new(sizeof **slot);
+    return *slot;
+}
+
+static void page_free(struct queue_page *page)
+{
+    free(page->messages);
+    free(page->counts);
+    free(page);
+}
+
+/* A page that is being read stays: its load looks for it. */
+static bool page_is_done(const struct queue *queue, uint64_t number)
+{
+    const struct queue_page *page = *page_slot(queue, number);
+
+    if (!page)
+        return true;
+    return page->live == 0 && !page->loading && (number + 1) * QUEUE_PAGE <= queue->next;
+}
+
+void page_trim(struct queue *queue, uint64_t number)
+{
+    if (!page_is_done(queue, number))
+        return;
+    struct queue_page **slot = page_slot(queue, number);
+    if (*slot) {
+        page_free(*slot);
+        *slot = NULL;
+    }
+    while (queue->page_first < queue->page_end && !*page_slot(queue, queue->page_first) &&
+           (queue->page_first + 1) * QUEUE_PAGE <= queue->next)
+        queue->page_first++;
+}
+
+/* ---- what is next ---- */
+
+uint64_t queue_find_ready(const struct queue *queue, uint64_t from)
+{
+    uint64_t number = page_number(from);
+    uint64_t mask = page_bits_from(from);
+
+    if (number < queue->page_first) {
+        number = queue->page_first;
+        mask = ~0ull;
+    }
+    for (; number < queue->page_end; number++, mask = ~0ull) {
+        const struct queue_page *page = *page_slot(queue, number);
+        if (!page)
+            continue;
+        uint64_t ready = page->live & ~page->leased & mask;
+        if (ready)
+            return number * QUEUE_PAGE + (unsigned)__builtin_ctzll(ready);
+    }
+    return queue->next;
+}
+
+uint64_t queue_head(struct queue *queue)
+{
+    ASSERT(queue->ready > 0);
+    if (queue->returned_ready > 0) {
+        queue->returned_first = queue_find_ready(queue, queue->returned_first);
+        ASSERT(queue->returned_first < queue->fresh);
+        return queue->returned_first;
+    }
+    queue->fresh = queue_find_ready(queue, queue->fresh);
+    ASSERT(queue->fresh < queue->next);
+    return queue->fresh;
+}
+
+void queue_lease(struct queue *queue, uint64_t sequence)
+{
+    struct queue_page *page = page_get(queue, page_number(sequence));
+    uint32_t size = page->sizes[sequence % QUEUE_PAGE];
+
+    ASSERT(page->live & ~page->leased & page_bit(sequence));
+    page->leased |= page_bit(sequence);
+    if (sequence >= queue->fresh) {
+        queue->fresh = sequence + 1;
+    } else {
+        queue->returned_ready--;
+        queue->returned_first = queue->returned_ready ? sequence + 1 : UINT64_MAX;
+        queue->redelivered++;
+    }
+    queue->ready--;
+    queue->leased++;
+    queue->ready_bytes -= size;
+    queue->leased_bytes += size;
+    queue->delivered++;
+}
+
+/* ---- in and out ---- */
+
+void queue_push(struct queue *queue, struct message *message, uint64_t position)
+{
+    uint64_t sequence = queue->next;
+    unsigned index = sequence % QUEUE_PAGE;
+    struct queue_page *page = page_get(queue, page_number(sequence));
+
+    ASSERT(!queue->closed);
+    if (!page)
+        page = page_make(queue, page_number(sequence));
+    /* Under pressure, what can be read back and is not about to be delivered stays in the log
+     * alone. */
+    bool cold = position && queue->host->memory->used > queue->host->hot_bytes_max &&
+                sequence - queue->fresh > QUEUE_HOT_PAGES * QUEUE_PAGE;
+    if (!cold) {
+        if (!page->messages)
+            page->messages = memory_new(QUEUE_PAGE * sizeof *page->messages);
+        page->messages[index] = message_ref(message);
+    }
+    page->positions[index] = position;
+    page->sizes[index] = (uint32_t)message->body_size;
+    page->live |= page_bit(sequence);
+    queue->next++;
+    queue->ready++;
+    queue->ready_bytes += message->body_size;
+    queue->pushed++;
+    if (position)
+        queue_touch(queue);
+    queue_activate(queue);
+}
+
+void queue_remove(struct queue *queue, struct queue_page *page, uint64_t sequence)
+{
+    unsigned index = sequence % QUEUE_PAGE;
+    uint64_t bit = page_bit(sequence);
+    uint32_t size = page->sizes[index];
+
+    if (page->leased & bit) {
+        queue->leased--;
+        queue->leased_bytes -= size;
+    } else {
+        queue->ready--;
+        queue->ready_bytes -= size;
+        if (sequence < queue->fresh)
+            queue->returned_ready--;
+    }
+    page->live &= ~bit;
+    page->leased &= ~bit;
+    page->returned &= ~bit;
+    if (page->positions[index]) {
+        log_release(queue->log, page->positions[index]);
+        page->positions[index] = 0;
+    }
+    if (page->messages && page->messages[index]) {
+        message_unref(page->messages[index]);
+        page->messages[index] = NULL;
+    }
+    if (page->counts)
+        page->counts[index] = 0;
+}
+
+void queue_settle(struct queue *queue, uint64_t sequence, enum settle_reason why)
+{
+    if (queue->closed)
+        return;
+    struct queue_page *page = page_get(queue, page_number(sequence));
+    ASSERT(page && (page->leased & page_bit(sequence)));
+    if (page->positions[sequence % QUEUE_PAGE]) {
+        log_settle(queue->log, queue->id, sequence, sequence, why);
+        queue_touch(queue);
+    }
+    queue_remove(queue, page, sequence);
+    queue->settled++;
+    if (page->live == 0)
+        page_trim(queue, page_number(sequence));
+}
+
+void queue_return(struct queue *queue, uint64_t sequence, bool seen, bool counted)
+{
+    if (queue->closed)
+        return;
+    struct queue_page *page = page_get(queue, page_number(sequence));
+    unsigned index = sequence % QUEUE_PAGE;
+    uint64_t bit = page_bit(sequence);
+
+    ASSERT(page && (page->leased & bit));
+    page->leased &= ~bit;
+    if (seen)
+        page->returned |= bit;
+    if (counted) {
+        if (!page->counts)
+            page->counts = memory_new(QUEUE_PAGE * sizeof *page->counts);
+        page->counts[index]++;
+        if (page->positions[index]) {
+            log_append_returned(queue->log, queue->id, sequence, sequence, 1);
+            queue_touch(queue);
+        }
+    }
+    queue->leased--;
+    queue->ready++;
+    queue->leased_bytes -= page->sizes[index];
+    queue->ready_bytes += page->sizes[index];
+    queue->returned_ready++;
+    if (sequence < queue->returned_first)
+        queue->returned_first = sequence;
+    queue_activate(queue);
+}
+
+/* How many sequences a resumable walk does between two looks at the clock: a page. */
+static bool slice_is_over(struct queue *queue, uint64_t since_ns)
+{
+    return loop_precise_ns(queue->host->loop) - since_ns > TURN_SLICE_NS;
+}
+
+uint64_t queue_purge(struct queue *queue, uint64_t end, uint64_t *position, enum settle_reason why)
+{
+    uint64_t since_ns = loop_precise_ns(queue->host->loop);
+    uint64_t removed = 0;
+    uint64_t first = 0, last = 0; /* a run that is not yet told to the log */
+
+    while (!queue->closed && queue->ready > 0 && *position < end) {
+        uint64_t sequence = queue_find_ready(queue, *position);
+        if (sequence >= end || sequence >= queue->next)
+            break;
+        if (sequence % QUEUE_PAGE == 0 && slice_is_over(queue, since_ns))
+            goto out;
+        struct queue_page *page = page_get(queue, page_number(sequence));
+        if (page->positions[sequence % QUEUE_PAGE]) {
+            if (first && sequence != last + 1) {
+                log_settle(queue->log, queue->id, first, last, why);
+                first = 0;
+            }
+            first = first ? first : sequence;
+            last = sequence;
+            queue_touch(queue);
+        }
+        queue_remove(queue, page, sequence);
+        page_trim(queue, page_number(sequence));
+        queue->settled++;
+        removed++;
+        *position = sequence + 1;
+    }
+    *position = end;
+out:
+    if (first)
+        log_settle(queue->log, queue->id, first, last, why);
+    if (queue->returned_ready == 0)
+        queue->returned_first = UINT64_MAX;
+    return removed;
+}
+
+void queue_close(struct queue *queue)
+{
+    ASSERT(queue->consumers == 0);
+    queue->closed = true;
+    queue->is_dirty = false;
+    list_remove(&queue->ready_link);
+    list_remove(&queue->mark_link);
+    list_remove(&queue->dirty_link);
+    if (queue->log)
+        log_drop_state(queue->log, queue->id);
+}
+
+bool queue_discard(struct queue *queue)
+{
+    uint64_t since_ns = loop_precise_ns(queue->host->loop);
+
+    ASSERT(queue->closed);
+    while (queue->page_first < queue->page_end) {
+        if (slice_is_over(queue, since_ns))
+            return false;
+        uint64_t number = queue->page_first;
+        struct queue_page **slot = page_slot(queue, number);
+        for (uint64_t live = *slot ? (*slot)->live : 0; live; live &= live - 1)
+            queue_remove(queue, *slot, number * QUEUE_PAGE + (unsigned)__builtin_ctzll(live));
+        if (*slot && (*slot)->loading)
+            return false; /* the read will find nothing live, and then the page goes */
+        if (*slot)
+            page_free(*slot);
+        *slot = NULL;
+        queue->page_first++;
+    }
+    return queue->loads == 0;
+}
+
+bool queue_cool(struct queue *queue, uint64_t *position)
+{
+    uint64_t since_ns = loop_precise_ns(queue->host->loop);
+    uint64_t hot_end = page_number(queue->fresh) + QUEUE_HOT_PAGES;
+
+    for (uint64_t n = *position > queue->page_first ? *position : queue->page_first;
+         n < queue->page_end; n++) {
+        *position = n;
+        if (slice_is_over(queue, since_ns))
+            return false;
+        struct queue_page *page = *page_slot(queue, n);
+        if (!page || !page->messages || (n + 1 >= page_number(queue->fresh) && n < hot_end))
+            continue;
+        bool empty = true;
+        for (unsigned i = 0; i < QUEUE_PAGE; i++) {
+            if (page->messages[i] && page->positions[i]) {
+                message_unref(page->messages[i]);
+                page->messages[i] = NULL;
+            }
+            empty = empty && !page->messages[i];
+        }
+        if (empty) {
+            free(page->messages);
+            page->messages = NULL;
+        }
+    }
+    return true;
+}
+
+void queue_check(const struct queue *queue)
+{
+    uint64_t ready = 0, leased = 0, returned_ready = 0, bytes = 0;
+
+    for (uint64_t n = queue->page_first; n < queue->page_end; n++) {
+        const struct queue_page *page = *page_slot(queue, n);
+        if (!page)
+            continue;
+        ASSERT((page->leased & ~page->live) == 0 && (page->returned & ~page->live) == 0);
+        for (uint64_t live = page->live; live; live &= live - 1) {
+            unsigned index = (unsigned)__builtin_ctzll(live);
+            uint64_t sequence = n * QUEUE_PAGE + index;
+            bool is_leased = page->leased & page_bit(sequence);
+            ASSERT(sequence < queue->next);
+            ASSERT(page->positions[index] || (page->messages && page->messages[index]));
+            ASSERT(!page->positions[index] || queue->log);
+            bytes += page->sizes[index];
+            leased += is_leased;
+            ready += !is_leased;
+            if (!is_leased && sequence < queue->fresh) {
+                returned_ready++;
+                ASSERT(sequence >= queue->returned_first);
+            }
+        }
+    }
+    ASSERT(queue->ready == ready && queue->leased == leased);
+    ASSERT(queue->returned_ready == returned_ready);
+    ASSERT(queue->ready_bytes + queue->leased_bytes == bytes);
+}

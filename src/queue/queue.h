@@ -1,0 +1,233 @@
+/*
+ * A queue: a view over the log. Who is next, who has it, what is done with.
+ *
+ * Every message has a sequence of its queue: 1, 2, ... . Its life, one state machine for every
+ * protocol's vocabulary:
+ *
+ *     push -> READY -> (delivery) -> LEASED -> (settle) -> gone
+ *               ^                      |
+ *               +------ (return) ------+         a ready message may also be settled: purged,
+ * expired
+ *
+ * Messages stand in *pages* of 64 in the order of their sequence; a page has one bit per message
+ * and state, so that leases and settlements out of order cost bits. A page is *hot* where it has
+ * the messages in memory and *cold* where it has only their positions in the log; cold ones are
+ * read back when their turn comes, some pages ahead. A message without position (transient) is
+ * always hot.
+ *
+ * Delivery goes round the consumers that have credit. Ready messages go out in the order of their
+ * sequence, returned ones first, since theirs is lower.
+ *
+ * After an unclean stop nobody knows what had been delivered. So a queue logs, before it delivers a
+ * sequence, a mark beyond it (in strides of QUEUE_MARK_STRIDE): whatever is below the last mark
+ * comes back as redelivered.
+ *
+ * Invariants (queue_check):
+ *  1. leased and returned are subsets of live; every live sequence is below `next`.
+ *  2. ready = live - leased, summed over all pages; `returned_ready` of them are below `fresh`.
+ *  3. No live, unleased sequence is below min(returned_first, fresh); none below `fresh` if
+ * returned_ready is 0.
+ *  4. A live message has a position, or is in memory, or both.
+ *  5. In a queue with a log that works, what was delivered and has a position is below
+ * `mark_durable`.
+ *
+ * A queue belongs to a *host*: what the queues of one shard share. All functions are for the host's
+ * worker. The owner (the broker) embeds the struct; nothing of it is for others to write, except
+ * where it says so.
+ */
+#ifndef SLUICE_QUEUE_QUEUE_H
+#define SLUICE_QUEUE_QUEUE_H
+
+#include "log/log.h"
+
+#define QUEUE_PAGE        64u
+#define QUEUE_MARK_STRIDE 10000u
+#define QUEUE_READ_AHEAD  4u  /* pages being read from the log at a time */
+#define QUEUE_HOT_PAGES   16u /* from the cursor on, these stay in memory under pressure */
+
+struct queue;
+struct consumer;
+struct queue_page;
+
+/* Why a message is gone; in the log's settlements. */
+enum settle_reason {
+    SETTLE_ACCEPTED = 1,
+    SETTLE_REJECTED = 2, /* refused by a consumer, and no dead-letter exchange wanted it */
+    SETTLE_EXPIRED = 3,
+    SETTLE_PURGED = 4,
+    SETTLE_DROPPED = 5,   /* over a limit */
+    SETTLE_DELIVERED = 6, /* to a consumer that settles itself */
+};
+
+struct queue_item {
+    struct message *message; /* borrowed, good until the queue is called again */
+    uint64_t sequence;
+    bool redelivered;
+    uint32_t count; /* returns that counted */
+};
+
+struct queue_events {
+    /* 0, then the item is leased to the consumer (or settled, if it settles itself); E_ROOM: the
+     * consumer is parked until consumer_resume(). Must not call the queue. */
+    int (*deliver)(void *context, struct consumer *consumer, const struct queue_item *item);
+
+    /* A getter's turn: an item has become available, or the queue is empty now. */
+    void (*get)(void *context, struct queue *queue);
+};
+
+/* ---- what the queues of one shard share ---- */
+
+struct queue_host {
+    struct loop *loop;
+    struct log *log; /* NULL: nothing here is durable */
+    const struct logger *logger;
+    const struct queue_events *events;
+    void *context;
+    struct account *memory; /* of messages; over hot_bytes_max new ones go cold where they can */
+    uint64_t hot_bytes_max;
+
+    struct task dispatch;
+    struct list ready;         /* queues that may have something to deliver */
+    struct list awaiting_mark; /* queues whose next delivery waits for a durable mark */
+    struct list dirty;         /* queues that have changed since their last state record */
+    uint64_t quarantined;      /* messages that could not be read back, so far */
+};
+
+void queue_host_init(struct queue_host *host);
+void queue_host_fini(struct queue_host *host);
+
+/* From the log's events. */
+void queue_host_durable(struct queue_host *host, uint64_t block);
+
+/* The log is FAILED: no mark will be durable any more, so what is readable goes out without. */
+void queue_host_failed(struct queue_host *host);
+
+/* ---- the queue ---- */
+
+struct queue {
+    struct queue_host *host;
+    uint64_t id;         /* in the log */
+    struct log *log;     /* NULL: this queue is transient */
+    uint32_t references; /* leases, consumers and the owner; the owner frees at 0 (queue_unref) */
+    bool closed;         /* deleted: nothing is ready, settling does nothing */
+    bool is_dirty;
+    bool waits_for_mark;
+
+    struct queue_page **pages; /* ring of page pointers; NULL where all are settled */
+    uint32_t pages_capacity;   /* power of 2 */
+    uint64_t page_first, page_end;
+
+    uint64_t next;           /* sequence of the next push */
+    uint64_t fresh;          /* first sequence that was never given out */
+    uint64_t returned_first; /* no returned ready sequence is below */
+    uint64_t returned_ready;
+    uint64_t ready, leased;
+    uint64_t ready_bytes, leased_bytes; /* of bodies */
+
+    uint64_t mark_logged, mark_durable, mark_block;
+    unsigned loads; /* being read from the log */
+
+    struct list active; /* consumers with credit, in turn */
+    struct list idle;   /* consumers without */
+    uint32_t consumers;
+    bool getters_wait; /* the owner has requests for single messages: events->get */
+
+    struct list ready_link, mark_link, dirty_link;
+
+    /* statistics, ever growing */
+    uint64_t pushed, delivered, redelivered, settled;
+};
+
+/* With one reference, the caller's. log NULL for a transient queue. */
+void queue_init(struct queue *queue, struct queue_host *host, uint64_t id, struct log *log);
+
+/* Nothing may be in it and nobody may refer to it. */
+void queue_fini(struct queue *queue);
+
+static inline void queue_ref(struct queue *queue)
+{
+    queue->references++;
+}
+
+/* True when it was the last: the owner frees. */
+static inline bool queue_unref(struct queue *queue)
+{
+    return --queue->references == 0;
+}
+
+/* The sequence that the next push must have: for the log record that comes before it. */
+static inline uint64_t queue_sequence(const struct queue *queue)
+{
+    return queue->next;
+}
+
+/* Takes a reference on the message. position 0: not in the log. */
+void queue_push(struct queue *queue, struct message *message, uint64_t position);
+
+/* The next ready item, leased by this call. E_NOT_FOUND: none; E_AGAIN: one, but it is being read
+ * back or the mark is being written; set getters_wait and be called. The message is a reference for
+ * the caller. */
+int queue_take(struct queue *queue, struct queue_item *item) MUST_CHECK;
+
+/* Of leased messages. In a closed queue they do nothing. */
+void queue_settle(struct queue *queue, uint64_t sequence, enum settle_reason why);
+
+/* seen: it goes out as redelivered from now on; counted: and its count grows. */
+void queue_return(struct queue *queue, uint64_t sequence, bool seen, bool counted);
+
+/* Settles ready messages below `end`, from the lowest on, for a slice of the turn; returns how
+ * many. Done when *position (start with 0) has come to `end`. */
+uint64_t queue_purge(struct queue *queue, uint64_t end, uint64_t *position, enum settle_reason why);
+
+/* Deleted: nothing is delivered any more. Then queue_discard() until it returns true gives back all
+ * memory and room in the log (the log learns of the deletion through the catalog). Consumers must
+ * be gone. */
+void queue_close(struct queue *queue);
+bool queue_discard(struct queue *queue);
+
+/* Gives back the memory of messages that can be read from the log, beyond the hot pages. For a
+ * slice; start with *position 0; true when done. */
+bool queue_cool(struct queue *queue, uint64_t *position);
+
+void queue_check(const struct queue *queue);
+
+/* ---- consumers ---- */
+
+#define CONSUMER_UNLIMITED UINT32_MAX
+
+struct consumer {
+    struct list link;
+    struct queue *queue;
+    void *owner;              /* the owner's, free to use */
+    uint32_t credit_messages; /* or CONSUMER_UNLIMITED */
+    int64_t credit_bytes;     /* one delivery may take it below 0 */
+    bool settles_itself;
+    bool parked; /* E_ROOM; waits for consumer_resume() */
+    uint64_t delivered;
+};
+
+/* The fields queue, owner, credit and settles_itself are set. Takes a reference on the queue. */
+void consumer_add(struct consumer *consumer);
+
+/* Gives its reference back: true when it was the last. */
+bool consumer_remove(struct consumer *consumer);
+void consumer_credit(struct consumer *consumer, uint32_t messages, uint64_t bytes);
+void consumer_resume(struct consumer *consumer);
+
+/* ---- state and recovery ---- */
+
+/* Writes the queue's state to the log, and takes it off the dirty list. `exact`: nothing will be
+ * delivered any more, so what was never given out need not come back as redelivered. */
+void queue_write_state(struct queue *queue, bool exact);
+
+/* In the order of struct log_recovery; then queue_recover_end(), which returns how many messages
+ * the state speaks of that the log no longer has. */
+int queue_recover_state(struct queue *queue, struct slice bytes) MUST_CHECK;
+bool queue_recover_message(struct queue *queue, uint64_t sequence, uint64_t position,
+                           uint64_t size); /* false: release */
+void queue_recover_settled(struct queue *queue, uint64_t first, uint64_t last);
+void queue_recover_returned(struct queue *queue, uint64_t first, uint64_t last, uint32_t count);
+void queue_recover_delivered(struct queue *queue, uint64_t sequence);
+uint64_t queue_recover_end(struct queue *queue);
+
+#endif

@@ -1,0 +1,76 @@
+/* What the files of this folder share. */
+#ifndef SLUICE_QUEUE_QUEUE_PRIVATE_H
+#define SLUICE_QUEUE_QUEUE_PRIVATE_H
+
+#include "base/assert.h"
+#include "queue/queue.h"
+
+struct queue_page {
+    uint64_t live;             /* in the queue */
+    uint64_t leased;           /* of these, given out */
+    uint64_t returned;         /* of these, seen by somebody before */
+    struct message **messages; /* QUEUE_PAGE of them; NULL: the whole page is cold */
+    uint32_t *counts;          /* returns that counted; NULL: all 0 */
+    bool loading;
+    uint64_t positions[QUEUE_PAGE];
+    uint32_t sizes[QUEUE_PAGE]; /* of bodies */
+};
+
+static inline uint64_t page_number(uint64_t sequence)
+{
+    return sequence / QUEUE_PAGE;
+}
+
+static inline uint64_t page_bit(uint64_t sequence)
+{
+    return 1ull << (sequence % QUEUE_PAGE);
+}
+
+/* Bits of sequences from this one on, in its page. */
+static inline uint64_t page_bits_from(uint64_t sequence)
+{
+    return ~0ull << (sequence % QUEUE_PAGE);
+}
+
+static inline struct queue_page **page_slot(const struct queue *queue, uint64_t number)
+{
+    return &queue->pages[number & (queue->pages_capacity - 1)];
+}
+
+/* NULL where everything is settled, or outside. */
+static inline struct queue_page *page_get(const struct queue *queue, uint64_t number)
+{
+    return number >= queue->page_first && number < queue->page_end ? *page_slot(queue, number)
+                                                                   : NULL;
+}
+
+/* The page of that number, made if need be; numbers below page_first only in recovery. */
+struct queue_page *page_make(struct queue *queue, uint64_t number);
+
+/* Frees the page of that number if nothing in it is live and no push will come to it. */
+void page_trim(struct queue *queue, uint64_t number);
+
+/* The lowest live, unleased sequence at or above `from`, or `queue->next`. */
+uint64_t queue_find_ready(const struct queue *queue, uint64_t from);
+
+/* The item that goes out next, which must exist: its sequence. Moves the cursors over what is
+ * settled. */
+uint64_t queue_head(struct queue *queue);
+
+/* Marks the head as given out. */
+void queue_lease(struct queue *queue, uint64_t sequence);
+
+/* Removes a live sequence from its page: the message, the room in the log, the counts of bytes. */
+void queue_remove(struct queue *queue, struct queue_page *page, uint64_t sequence);
+
+/* Is the message of that sequence in memory? If not, reading it has been started (or waits for a
+ * retry). */
+bool queue_is_hot(struct queue *queue, uint64_t sequence);
+
+/* May that sequence be given out, or must a mark become durable first? */
+bool queue_mark_allows(struct queue *queue, uint64_t sequence);
+
+void queue_touch(struct queue *queue);    /* dirty: its state has changed */
+void queue_activate(struct queue *queue); /* there may be something to deliver */
+
+#endif
