@@ -52,6 +52,19 @@ const struct loop_statistics *loop_statistics(const struct loop *loop);
 void loop_run(struct loop *loop);
 void loop_stop(struct loop *loop);
 
+/* Ends the loop, whichever it is. The real one must have nothing outstanding; the simulated one
+ * drops what is (that is how a crash is simulated). */
+void loop_free(struct loop *loop);
+
+/* Something that is released with the loop, unless it is disowned before: list_remove(&it->link).
+ */
+struct loop_owned {
+    struct list link;
+    void (*release)(struct loop_owned *owned);
+};
+
+void loop_own(struct loop *loop, struct loop_owned *owned);
+
 /* ---- tasks: deferred calls, each at most once at a time ---- */
 
 enum loop_phase { LOOP_DISPATCH, LOOP_COMMIT, LOOP_FLUSH, LOOP_PHASES };
@@ -74,6 +87,8 @@ struct timer {
     struct loop *loop;
     void (*fire)(struct timer *timer);
     uint64_t at_ns;
+    uint64_t
+        order; /* among timers of the same time: as set in the real loop, by seed in simulation */
     size_t position; /* in the loop's heap; SIZE_MAX when not set */
 };
 
