@@ -15,7 +15,7 @@
  *   b     signed 8      B  unsigned 8     D     decimal: scale byte, 32 bits signed
  *   s     signed 16     u  unsigned 16    S     long string: 32-bit size, bytes
  *   I     signed 32     i  unsigned 32    x     byte array, same shape
- *   l     signed 64                       A     array: 32-bit size, values (type, value)
+ *   l, L  signed 64 (clients differ)      A     array: 32-bit size, values (type, value)
  *   f     float, 4 bytes                  T     timestamp, 64-bit seconds
  *   V     void                            F     table: 32-bit size, fields
  */
@@ -32,7 +32,7 @@ struct field {
     uint8_t type;      /* the letter of the table above */
     union {
         bool boolean;       /* t */
-        int64_t integer;    /* b B s u I i l, T */
+        int64_t integer;    /* b B s u I i l L, T */
         double real;        /* f d */
         struct slice bytes; /* S x, and the inside of A and F */
         struct {
@@ -42,9 +42,9 @@ struct field {
     } value;
 };
 
-/* E_INVALID with the cause: what breaks the encoding, is nested too deep, or has two fields of one
- * name (the later is kept by clients, so no error: only the shape is checked). Iterates, does not
- * recurse. */
+/* E_INVALID with the cause: an unknown type, a field that is longer than its table, nesting too
+ * deep. Two fields of one name are no error: the later counts, as clients have it. Iterates, does
+ * not recurse. */
 int fields_check(struct slice table, struct failure *failure) MUST_CHECK;
 
 /* Steps through a table (or, with fields_next_value, an array). Returns false at the end or where
@@ -64,12 +64,18 @@ bool fields_boolean(struct slice table, const char *name, bool *value);
  * compare by bytes. */
 bool field_equal(const struct field *a, const struct field *b);
 
-/* For error texts, RabbitMQ's words: "the value '10' of type 'signedint'". Cut at the size. Returns
- * text. */
+/* One of the integers b B s u I i l L (a timestamp is none). */
+bool field_is_integer(const struct field *field);
+
+/* For error texts, RabbitMQ's words: "signedint"; "10"; "the value '10' of type 'signedint'". Cut
+ * at the size, always ended by a 0. Both return `text`. */
+const char *field_type_name(const struct field *field);
+const char *field_value_text(const struct field *field, char *text, size_t size);
 const char *field_describe(const struct field *field, char *text, size_t size);
 
-/* Do both have the same fields, whatever their order? On false `*name` is the first that differs.
- */
+/* Do both have the same fields, whatever their order? On false `*name` is the first that differs,
+ * in the order of names. Cost: n log n, so that a client's large tables do not hold the worker up.
+ * Allocates when they have more than 32 fields. */
 bool fields_equal(struct slice a, struct slice b, struct slice *name);
 
 /* ---- builder: appends to a writer (base/bytes.h), which tells whether there was room ---- */
@@ -79,8 +85,8 @@ void fields_put_integer(struct writer *w, const char *name, int64_t value); /* t
 void fields_put_text(struct writer *w, const char *name, struct slice value);
 void fields_put(struct writer *w, const struct field *field); /* any type, under field->name */
 
-/* A table inside: begin returns a mark for end. Same for arrays (type A; values by
- * fields_put_value). */
+/* A table inside (type F): begin returns a mark for end. Same for arrays (type A; values by
+ * fields_put_value). Without a name (NULL) it is a value of an array. */
 size_t fields_begin(struct writer *w, const char *name, uint8_t type);
 void fields_end(struct writer *w, size_t mark);
 void fields_put_value(struct writer *w, const struct field *field); /* in an array: no name */

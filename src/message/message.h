@@ -43,17 +43,18 @@ struct message {
 };
 
 struct message_parts {
-    enum message_format format;
-    uint8_t flags, priority;
+    uint8_t format, flags, priority; /* enum message_format, enum message_flag */
     struct slice exchange, key, properties;
-    struct slice body; /* copied when it fits inline, or when body_buffer is NULL */
+    /* Copied when it fits inline, or when body_buffer is NULL. With data NULL and a size that fits
+     * inline, room is left for message_body_to_fill(). */
+    struct slice body;
     struct buffer
         *body_buffer; /* the body's own buffer, whose data is `body`; a reference is taken */
     uint64_t published_at_ms, expires_at_ms;
 };
 
 /* NULL when the account or the system refuses. One reference. Sizes are the caller's to have
- * checked. */
+ * checked: addresses up to MESSAGE_ADDRESS_MAX, properties and body up to UINT32_MAX. */
 struct message *message_new(struct account *account, const struct message_parts *parts) MUST_CHECK;
 
 /* A message whose inline body (at most MESSAGE_INLINE_MAX) the caller fills in before anybody else
@@ -93,8 +94,28 @@ static inline struct slice message_body(const struct message *m)
 /* What it costs in memory, and was charged. */
 size_t message_footprint(const struct message *message);
 
-/* ---- as stored: the record of docs/log-format.md "message content", in two slices so that bodies
- * are not copied ---- */
+/* ---- as stored ----
+ *
+ * "Message content", version 1: what docs/log-format.md calls so. Written as two slices, so that
+ * large bodies are not copied. Sizes and times are varints (unsigned LEB128, base/bytes.h).
+ *
+ *   bytes   field
+ *   1       version: 1
+ *   1       format, enum message_format
+ *   1       flags, enum message_flag; the other bits are 0
+ *   1       priority, as the publisher gave it
+ *   varint  published_at_ms
+ *   varint  expires_at_ms; 0: never
+ *   1       size of the exchange's name
+ *   1       size of the routing key
+ *   varint  size of the properties
+ *   varint  size of the body
+ *   ...     exchange, routing key, properties                       (here ends the head)
+ *   ...     body, up to the end of the content
+ *
+ * A reader refuses another version, an unknown format or flag, and content that ends early or goes
+ * on behind the body. What is inside the properties is the format's business.
+ */
 
 #define MESSAGE_HEAD_MAX(m) (64u + 2u * MESSAGE_ADDRESS_MAX + (m)->properties_size)
 
@@ -102,8 +123,8 @@ size_t message_footprint(const struct message *message);
 size_t message_head_size(const struct message *message);
 void message_encode_head(const struct message *message, struct writer *writer);
 
-/* The reverse; `content` is head and body in one piece. E_CORRUPT when it breaks the format. The
- * body is copied. */
+/* The reverse; `content` is head and body in one piece. E_CORRUPT when it breaks the format,
+ * E_VERSION for another version, E_MEMORY. All is copied. */
 int message_decode(struct account *account, struct slice content,
                    struct message **message) MUST_CHECK;
 

@@ -1,0 +1,129 @@
+#include "message/amqp091_properties.h"
+
+#include "base/assert.h"
+
+#define FLAGS_UNKNOWN 3u /* bit 1 has no property; bit 0 announces further flags, which none have  \
+                          */
+
+static struct slice read_short_text(struct reader *r)
+{
+    return read_bytes(r, read_u8(r));
+}
+
+int amqp091_properties_parse(struct slice bytes, struct amqp091_properties *p)
+{
+    struct reader r = reader_of(bytes);
+
+    *p = (struct amqp091_properties){.flags = read_be16(&r)};
+    if (p->flags & FLAGS_UNKNOWN)
+        return E_INVALID;
+    if (p->flags & AMQP091_CONTENT_TYPE)
+        p->content_type = read_short_text(&r);
+    if (p->flags & AMQP091_CONTENT_ENCODING)
+        p->content_encoding = read_short_text(&r);
+    if (p->flags & AMQP091_HEADERS)
+        p->headers = read_bytes(&r, read_be32(&r));
+    if (p->flags & AMQP091_DELIVERY_MODE)
+        p->delivery_mode = read_u8(&r);
+    if (p->flags & AMQP091_PRIORITY)
+        p->priority = read_u8(&r);
+    if (p->flags & AMQP091_CORRELATION_ID)
+        p->correlation_id = read_short_text(&r);
+    if (p->flags & AMQP091_REPLY_TO)
+        p->reply_to = read_short_text(&r);
+    if (p->flags & AMQP091_EXPIRATION)
+        p->expiration = read_short_text(&r);
+    if (p->flags & AMQP091_MESSAGE_ID)
+        p->message_id = read_short_text(&r);
+    if (p->flags & AMQP091_TIMESTAMP)
+        p->timestamp = read_be64(&r);
+    if (p->flags & AMQP091_TYPE)
+        p->type = read_short_text(&r);
+    if (p->flags & AMQP091_USER_ID)
+        p->user_id = read_short_text(&r);
+    if (p->flags & AMQP091_APP_ID)
+        p->app_id = read_short_text(&r);
+    if (p->flags & AMQP091_CLUSTER_ID)
+        p->cluster_id = read_short_text(&r);
+    return r.failed || reader_left(&r) > 0 ? E_INVALID : 0;
+}
+
+size_t amqp091_properties_size(const struct amqp091_properties *p)
+{
+    size_t size = 2;
+
+    size += p->flags & AMQP091_CONTENT_TYPE ? 1 + p->content_type.size : 0;
+    size += p->flags & AMQP091_CONTENT_ENCODING ? 1 + p->content_encoding.size : 0;
+    size += p->flags & AMQP091_HEADERS ? 4 + p->headers.size : 0;
+    size += p->flags & AMQP091_DELIVERY_MODE ? 1 : 0;
+    size += p->flags & AMQP091_PRIORITY ? 1 : 0;
+    size += p->flags & AMQP091_CORRELATION_ID ? 1 + p->correlation_id.size : 0;
+    size += p->flags & AMQP091_REPLY_TO ? 1 + p->reply_to.size : 0;
+    size += p->flags & AMQP091_EXPIRATION ? 1 + p->expiration.size : 0;
+    size += p->flags & AMQP091_MESSAGE_ID ? 1 + p->message_id.size : 0;
+    size += p->flags & AMQP091_TIMESTAMP ? 8 : 0;
+    size += p->flags & AMQP091_TYPE ? 1 + p->type.size : 0;
+    size += p->flags & AMQP091_USER_ID ? 1 + p->user_id.size : 0;
+    size += p->flags & AMQP091_APP_ID ? 1 + p->app_id.size : 0;
+    size += p->flags & AMQP091_CLUSTER_ID ? 1 + p->cluster_id.size : 0;
+    return size;
+}
+
+static void write_short_text(struct writer *w, struct slice text)
+{
+    ASSERT(text.size <= 255);
+    write_u8(w, (uint8_t)text.size);
+    write_bytes(w, text);
+}
+
+void amqp091_properties_write(struct writer *w, const struct amqp091_properties *p)
+{
+    ASSERT(!(p->flags & FLAGS_UNKNOWN));
+    write_be16(w, p->flags);
+    if (p->flags & AMQP091_CONTENT_TYPE)
+        write_short_text(w, p->content_type);
+    if (p->flags & AMQP091_CONTENT_ENCODING)
+        write_short_text(w, p->content_encoding);
+    if (p->flags & AMQP091_HEADERS) {
+        ASSERT(p->headers.size <= UINT32_MAX);
+        write_be32(w, (uint32_t)p->headers.size);
+        write_bytes(w, p->headers);
+    }
+    if (p->flags & AMQP091_DELIVERY_MODE)
+        write_u8(w, p->delivery_mode);
+    if (p->flags & AMQP091_PRIORITY)
+        write_u8(w, p->priority);
+    if (p->flags & AMQP091_CORRELATION_ID)
+        write_short_text(w, p->correlation_id);
+    if (p->flags & AMQP091_REPLY_TO)
+        write_short_text(w, p->reply_to);
+    if (p->flags & AMQP091_EXPIRATION)
+        write_short_text(w, p->expiration);
+    if (p->flags & AMQP091_MESSAGE_ID)
+        write_short_text(w, p->message_id);
+    if (p->flags & AMQP091_TIMESTAMP)
+        write_be64(w, p->timestamp);
+    if (p->flags & AMQP091_TYPE)
+        write_short_text(w, p->type);
+    if (p->flags & AMQP091_USER_ID)
+        write_short_text(w, p->user_id);
+    if (p->flags & AMQP091_APP_ID)
+        write_short_text(w, p->app_id);
+    if (p->flags & AMQP091_CLUSTER_ID)
+        write_short_text(w, p->cluster_id);
+}
+
+bool amqp091_properties_headers(struct slice bytes, struct slice *headers)
+{
+    struct reader r = reader_of(bytes);
+    uint16_t flags = read_be16(&r);
+
+    if (!(flags & AMQP091_HEADERS))
+        return false;
+    if (flags & AMQP091_CONTENT_TYPE)
+        read_short_text(&r);
+    if (flags & AMQP091_CONTENT_ENCODING)
+        read_short_text(&r);
+    *headers = read_bytes(&r, read_be32(&r));
+    return !r.failed;
+}

@@ -1,0 +1,137 @@
+#include "message/amqp091_properties.h"
+
+#include <stdarg.h>
+#include <setjmp.h>
+#include <cmocka.h>
+#include <stdlib.h>
+
+static const struct amqp091_properties full = {
+    .flags = 0xfffc,
+    .delivery_mode = 2,
+    .priority = 9,
+    .timestamp = 0x1122334455667788,
+    .content_type = {(const uint8_t *)"a", 1},
+    .content_encoding = {(const uint8_t *)"bb", 2},
+    .correlation_id = {(const uint8_t *)"ccc", 3},
+    .reply_to = {(const uint8_t *)"dddd", 4},
+    .expiration = {(const uint8_t *)"60000", 5},
+    .message_id = {(const uint8_t *)"ffffff", 6},
+    .type = {(const uint8_t *)"g", 1},
+    .user_id = {(const uint8_t *)"guest", 5},
+    .app_id = {(const uint8_t *)"", 0},
+    .cluster_id = {(const uint8_t *)"k", 1},
+    .headers = {(const uint8_t *)"\1xt\1", 4},
+};
+
+static void same(const struct amqp091_properties *a, const struct amqp091_properties *b)
+{
+    assert_int_equal(a->flags, b->flags);
+    assert_int_equal(a->delivery_mode, b->delivery_mode);
+    assert_int_equal(a->priority, b->priority);
+    assert_true(a->timestamp == b->timestamp);
+    assert_true(slice_equal(a->content_type, b->content_type));
+    assert_true(slice_equal(a->content_encoding, b->content_encoding));
+    assert_true(slice_equal(a->correlation_id, b->correlation_id));
+    assert_true(slice_equal(a->reply_to, b->reply_to));
+    assert_true(slice_equal(a->expiration, b->expiration));
+    assert_true(slice_equal(a->message_id, b->message_id));
+    assert_true(slice_equal(a->type, b->type));
+    assert_true(slice_equal(a->user_id, b->user_id));
+    assert_true(slice_equal(a->app_id, b->app_id));
+    assert_true(slice_equal(a->cluster_id, b->cluster_id));
+    assert_true(slice_equal(a->headers, b->headers));
+}
+
+static struct amqp091_properties with_flags(uint16_t flags)
+{
+    struct amqp091_properties p = {.flags = flags};
+#define KEEP(bit, member)                                                                          \
+    if (flags & (bit))                                                                             \
+    p.member = full.member
+    KEEP(AMQP091_CONTENT_TYPE, content_type);
+    KEEP(AMQP091_CONTENT_ENCODING, content_encoding);
+    KEEP(AMQP091_HEADERS, headers);
+    KEEP(AMQP091_DELIVERY_MODE, delivery_mode);
+    KEEP(AMQP091_PRIORITY, priority);
+    KEEP(AMQP091_CORRELATION_ID, correlation_id);
+    KEEP(AMQP091_REPLY_TO, reply_to);
+    KEEP(AMQP091_EXPIRATION, expiration);
+    KEEP(AMQP091_MESSAGE_ID, message_id);
+    KEEP(AMQP091_TIMESTAMP, timestamp);
+    KEEP(AMQP091_TYPE, type);
+    KEEP(AMQP091_USER_ID, user_id);
+    KEEP(AMQP091_APP_ID, app_id);
+    KEEP(AMQP091_CLUSTER_ID, cluster_id);
+#undef KEEP
+    return p;
+}
+
+/* All 2^14 sets of properties go out and come back. */
+static void test_every_set_comes_back(void **state)
+{
+    (void)state;
+    for (unsigned set = 0; set < 1u << 14; set++) {
+        struct amqp091_properties p = with_flags((uint16_t)(set << 2)), back;
+        size_t size = amqp091_properties_size(&p);
+        uint8_t memory[128];
+        struct writer w = writer_of(memory, size);
+        amqp091_properties_write(&w, &p);
+        assert_false(w.failed);
+        assert_int_equal(writer_size(&w), size);
+        assert_int_equal(amqp091_properties_parse(slice_of(memory, size), &back), 0);
+        same(&p, &back);
+        struct slice headers;
+        bool has = amqp091_properties_headers(slice_of(memory, size), &headers);
+        assert_int_equal(has, (p.flags & AMQP091_HEADERS) != 0);
+        if (has)
+            assert_true(slice_equal(headers, p.headers));
+    }
+}
+
+/* A content header as a client sends it: headers {"a": true}, delivery mode 2, priority 5. */
+static void test_bytes_of_the_wire(void **state)
+{
+    (void)state;
+    static const uint8_t bytes[] = {0x38, 0x00, 0, 0, 0, 4, 1, 'a', 't', 1, 2, 5};
+    struct amqp091_properties p;
+    assert_int_equal(amqp091_properties_parse(slice_of(bytes, sizeof bytes), &p), 0);
+    assert_int_equal(p.delivery_mode, 2);
+    assert_int_equal(p.priority, 5);
+    bool value = false;
+    assert_true(fields_boolean(p.headers, "a", &value));
+    assert_true(value);
+}
+
+static void test_broken_bytes(void **state)
+{
+    (void)state;
+    uint8_t memory[128];
+    size_t size = amqp091_properties_size(&full);
+    struct amqp091_properties p;
+    struct slice headers;
+    struct writer w = writer_of(memory, size);
+    amqp091_properties_write(&w, &full);
+
+    for (size_t cut = 0; cut < size; cut++) {
+        uint8_t *part = malloc(cut ? cut : 1);
+        memcpy(part, memory, cut);
+        assert_int_equal(amqp091_properties_parse(slice_of(part, cut), &p), E_INVALID);
+        (void)amqp091_properties_headers(slice_of(part, cut), &headers);
+        free(part);
+    }
+    assert_int_equal(amqp091_properties_parse(slice_of(memory, size + 1), &p), E_INVALID);
+    memory[1] |= 1;
+    assert_int_equal(amqp091_properties_parse(slice_of(memory, size), &p), E_INVALID);
+    memory[1] = (uint8_t)((memory[1] & ~1) | 2);
+    assert_int_equal(amqp091_properties_parse(slice_of(memory, size), &p), E_INVALID);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_every_set_comes_back),
+        cmocka_unit_test(test_bytes_of_the_wire),
+        cmocka_unit_test(test_broken_bytes),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,208 @@
+#include "message/message.h"
+
+#include "base/assert.h"
+#include "message/amqp091_properties.h"
+
+#include <stdlib.h>
+
+#define CONTENT_VERSION 1u
+#define FLAGS_KNOWN     MESSAGE_PERSISTENT
+
+/* Version, format, flags, priority; two sizes of a byte; four varints. */
+#define FIXED_MAX (4u + 2u + 4u * VARINT_SIZE_MAX)
+
+_Static_assert(sizeof(struct message) == 56, "it is paid for each message in memory");
+_Static_assert(FIXED_MAX <= 64, "see MESSAGE_HEAD_MAX");
+
+/* ---- making ---- */
+
+/* What a body in a buffer of its own costs. */
+static size_t buffer_cost(size_t capacity)
+{
+    return sizeof(struct buffer) + capacity;
+}
+
+static uint8_t *append(uint8_t *to, struct slice s)
+{
+    if (s.size)
+        memcpy(to, s.data, s.size);
+    return to + s.size;
+}
+
+/* A body too large to be inline, with a reference for the message. NULL: no memory. */
+static struct buffer *own_body(const struct message_parts *parts)
+{
+    if (parts->body_buffer)
+        return buffer_ref(parts->body_buffer);
+    ASSERT(parts->body.data);
+    struct buffer *buffer = buffer_new(parts->body.size);
+    if (!buffer)
+        return NULL;
+    memcpy(buffer->data, parts->body.data, parts->body.size);
+    buffer->size = (uint32_t)parts->body.size;
+    return buffer;
+}
+
+static void fill(struct message *m, const struct message_parts *parts)
+{
+    *m = (struct message){
+        .references = 1,
+        .format = parts->format,
+        .flags = parts->flags,
+        .priority = parts->priority,
+        .exchange_size = (uint8_t)parts->exchange.size,
+        .key_size = (uint8_t)parts->key.size,
+        .properties_size = (uint32_t)parts->properties.size,
+        .body_size = parts->body.size,
+        .published_at_ms = parts->published_at_ms,
+        .expires_at_ms = parts->expires_at_ms,
+    };
+    uint8_t *to = append(m->bytes, parts->exchange);
+    to = append(to, parts->key);
+    append(to, parts->properties);
+}
+
+struct message *message_new(struct account *account, const struct message_parts *parts)
+{
+    ASSERT(parts->format > 0 && parts->format < FORMATS);
+    ASSERT(parts->exchange.size <= MESSAGE_ADDRESS_MAX && parts->key.size <= MESSAGE_ADDRESS_MAX);
+    ASSERT(parts->properties.size <= UINT32_MAX && parts->body.size <= UINT32_MAX);
+
+    bool apart = parts->body.size > MESSAGE_INLINE_MAX;
+    size_t size = sizeof(struct message) + parts->exchange.size + parts->key.size +
+                  parts->properties.size + (apart ? 0 : parts->body.size);
+    size_t cost = size;
+    if (apart)
+        cost += buffer_cost(parts->body_buffer ? parts->body_buffer->capacity : parts->body.size);
+    if (account_charge(account, cost) != 0)
+        return NULL;
+    struct message *m = malloc(size);
+    if (!m)
+        goto uncharge;
+    fill(m, parts);
+    m->account = account;
+    if (apart) {
+        m->body = own_body(parts);
+        if (!m->body)
+            goto free_message;
+    } else if (parts->body.data) {
+        append(message_body_to_fill(m), parts->body);
+    }
+    return m;
+
+free_message:
+    free(m);
+uncharge:
+    account_release(account, cost);
+    return NULL;
+}
+
+uint8_t *message_body_to_fill(struct message *m)
+{
+    ASSERT(!m->body && m->references == 1);
+    return m->bytes + m->exchange_size + m->key_size + m->properties_size;
+}
+
+void message_unref(struct message *m)
+{
+    ASSERT(m->references > 0);
+    if (--m->references > 0)
+        return;
+    account_release(m->account, message_footprint(m));
+    buffer_unref(m->body);
+    free(m);
+}
+
+size_t message_footprint(const struct message *m)
+{
+    size_t size = sizeof *m + m->exchange_size + m->key_size + m->properties_size;
+    return size + (m->body ? buffer_cost(m->body->capacity) : (size_t)m->body_size);
+}
+
+/* ---- as stored: the table is in the header ---- */
+
+static struct writer fixed_part(const struct message *m, uint8_t memory[static FIXED_MAX])
+{
+    struct writer w = writer_of(memory, FIXED_MAX);
+
+    write_u8(&w, CONTENT_VERSION);
+    write_u8(&w, m->format);
+    write_u8(&w, m->flags);
+    write_u8(&w, m->priority);
+    write_varint(&w, m->published_at_ms);
+    write_varint(&w, m->expires_at_ms);
+    write_u8(&w, m->exchange_size);
+    write_u8(&w, m->key_size);
+    write_varint(&w, m->properties_size);
+    write_varint(&w, m->body_size);
+    return w;
+}
+
+size_t message_head_size(const struct message *m)
+{
+    return 6 + varint_size(m->published_at_ms) + varint_size(m->expires_at_ms) +
+           varint_size(m->properties_size) + varint_size(m->body_size) + m->exchange_size +
+           m->key_size + m->properties_size;
+}
+
+void message_encode_head(const struct message *m, struct writer *writer)
+{
+    uint8_t memory[FIXED_MAX];
+    struct writer fixed = fixed_part(m, memory);
+
+    write_bytes(writer, slice_of(memory, writer_size(&fixed)));
+    /* exchange, key and properties stand behind each other here, too */
+    write_bytes(writer,
+                slice_of(m->bytes, (size_t)m->exchange_size + m->key_size + m->properties_size));
+}
+
+int message_decode(struct account *account, struct slice content, struct message **message)
+{
+    struct reader r = reader_of(content);
+    struct message_parts parts = {0};
+
+    uint8_t version = read_u8(&r);
+    if (!r.failed && version != CONTENT_VERSION)
+        return E_VERSION;
+    parts.format = read_u8(&r);
+    parts.flags = read_u8(&r);
+    parts.priority = read_u8(&r);
+    parts.published_at_ms = read_varint(&r);
+    parts.expires_at_ms = read_varint(&r);
+    size_t exchange_size = read_u8(&r), key_size = read_u8(&r);
+    uint64_t properties_size = read_varint(&r), body_size = read_varint(&r);
+    parts.exchange = read_bytes(&r, exchange_size);
+    parts.key = read_bytes(&r, key_size);
+    parts.properties = read_bytes(&r, properties_size);
+    parts.body = read_bytes(&r, body_size);
+    if (r.failed || reader_left(&r) > 0 || parts.format < 1 || parts.format >= FORMATS ||
+        (parts.flags & ~FLAGS_KNOWN) || properties_size > UINT32_MAX || body_size > UINT32_MAX)
+        return E_CORRUPT;
+    *message = message_new(account, &parts);
+    return *message ? 0 : E_MEMORY;
+}
+
+/* ---- formats ---- */
+
+static struct slice amqp091_headers(const struct message *m)
+{
+    struct slice headers;
+
+    return amqp091_properties_headers(message_properties(m), &headers) ? headers
+                                                                       : slice_of(NULL, 0);
+}
+
+static bool amqp091_header(const struct message *m, struct slice name, struct field *field)
+{
+    return fields_find(amqp091_headers(m), name, field);
+}
+
+static const struct message_format_functions formats[FORMATS] = {
+    [FORMAT_AMQP091] = {"amqp091", amqp091_header, amqp091_headers},
+};
+
+const struct message_format_functions *message_format(const struct message *m)
+{
+    ASSERT(m->format > 0 && m->format < FORMATS);
+    return &formats[m->format];
+}
