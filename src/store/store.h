@@ -18,6 +18,10 @@
  *  5. The metadata is one value of at most STORE_META_MAX bytes, replaced whole: after a crash
  * either the old or the new is there. Its completion means durable.
  *  6. create and remove are durable when complete (the directory is synced, too).
+ *  7. A file ends where its last completed write ended: a read stops there. After a crash it may be
+ * longer than what was synced, with zeros (room that was reserved) or parts of lost writes behind.
+ *  8. A close waits for what was asked of its file before. After a failed metadata write reads
+ * still give the old value; after a crash the new one may be there.
  */
 #ifndef SLUICE_STORE_STORE_H
 #define SLUICE_STORE_STORE_H
@@ -39,7 +43,8 @@ struct store_capabilities {
 };
 
 enum store_operation {
-    STORE_CREATE,     /* name, size_hint -> file, empty; E_MISMATCH if it exists */
+    STORE_CREATE,     /* name, size -> file, empty; E_MISMATCH if it exists. Room for `size` bytes
+                         is reserved where the system can: E_FULL now instead of later */
     STORE_OPEN,       /* name -> file, size; for reading (direct: past the page cache) */
     STORE_WRITE,      /* file, offset, slices (borrowed until done) */
     STORE_SYNC,       /* file */
@@ -101,6 +106,10 @@ struct store_functions {
     uint64_t (*bytes_free)(struct store *store);
     void (*free)(struct store *store);
 };
+
+/* What a back end checks of each request. */
+bool store_name_is_valid(const char *name);
+uint64_t store_slices_size(const struct store_request *request);
 
 struct store {
     const struct store_functions *functions;
