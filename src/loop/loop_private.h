@@ -45,7 +45,8 @@ struct loop {
     struct list owned;
     struct timer **timers; /* a binary heap by (at_ns, order) */
     size_t timers_count, timers_capacity;
-    size_t jobs; /* waiting or running */
+    uint64_t timers_set; /* calls of timer_set() so far */
+    size_t jobs;         /* waiting or running */
     bool stopping;
 };
 

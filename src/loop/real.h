@@ -1,0 +1,22 @@
+/*
+ * The loop over the operating system: epoll through libuv, sockets, a pool of helper threads. Only
+ * real.c and real_listener.c include uv.h.
+ *
+ * Its helper threads are libuv's (UV_THREADPOOL_SIZE of the environment, 4 by default).
+ */
+#ifndef SLUICE_LOOP_REAL_H
+#define SLUICE_LOOP_REAL_H
+
+#include "loop/loop.h"
+
+/* NULL when the system refuses descriptors. */
+struct loop *loop_new_real(struct failure *failure) MUST_CHECK;
+
+/* Calls `caught` in a turn after the signal arrived; until loop_free(). For main. */
+int loop_on_signal(struct loop *loop, int signal_number,
+                   void (*caught)(void *context, int signal_number), void *context) MUST_CHECK;
+
+/* A stream over a connected socket, which it takes (also when it fails: E_LIMIT, E_IO). */
+int stream_of_socket(struct loop *loop, int descriptor, struct stream **stream) MUST_CHECK;
+
+#endif

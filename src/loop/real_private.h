@@ -1,0 +1,51 @@
+/* What real.c and real_listener.c share. */
+#ifndef SLUICE_LOOP_REAL_PRIVATE_H
+#define SLUICE_LOOP_REAL_PRIVATE_H
+
+#include "loop/loop_private.h"
+
+#include <netinet/in.h>
+#include <stdatomic.h>
+#include <uv.h>
+
+#define RANDOM_POOL 512
+
+struct real {
+    struct loop loop;
+    uv_loop_t uv;
+    uv_prepare_t prepare; /* before the wait: how long may it be? */
+    uv_check_t check;     /* after the events: the rest of the turn */
+    uv_idle_t idle;       /* active while the wait must be none */
+    uv_timer_t alarm;
+    uv_async_t async;
+    _Atomic(struct post *) posts; /* newest first */
+    struct list signals;
+    bool is_in_turn;
+    uint8_t random[RANDOM_POOL];
+    size_t random_left;
+};
+
+static inline struct real *real_of(const struct loop *loop)
+{
+    return CONTAINER_OF((uintptr_t)loop, struct real, loop);
+}
+
+/* Each callback of libuv begins with this: the first of a turn reads the clock. */
+void real_turn_enter(struct real *real);
+
+uint64_t real_clock_ns(void);
+
+int real_listen(struct loop *loop, const struct listen_options *options,
+                void (*accepted)(void *context, struct stream *stream, int error), void *context,
+                struct listener **listener, struct failure *failure) MUST_CHECK;
+void real_listener_close(struct listener *listener);
+
+union socket_address {
+    struct sockaddr any;
+    struct sockaddr_in v4;
+    struct sockaddr_in6 v6;
+};
+
+void address_describe(const union socket_address *from, struct stream_address *to);
+
+#endif
