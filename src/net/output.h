@@ -24,27 +24,70 @@ struct output_owner {
     void *object;
 };
 
-struct output_chunk;
+/* One piece of what is to be written: either bytes copied into `bytes`, or borrowed ones (then
+ * there is no room). */
+struct output_chunk {
+    struct output_chunk *next;
+    uint8_t *data;
+    size_t start, end, capacity; /* data[start..end) is pending */
+    struct output_owner owner;
+    uint8_t bytes[];
+};
 
 struct output {
     struct output_chunk *first, *last;
-    size_t pending; /* bytes not yet consumed */
-    uint64_t total; /* bytes ever appended */
-    struct output_chunk *spare;
+    size_t pending;             /* bytes not yet consumed */
+    uint64_t total;             /* bytes ever appended */
+    struct output_chunk *spare; /* so that a steady flow does not allocate */
 };
 
 void output_init(struct output *output);
 void output_fini(struct output *output); /* releases what is still borrowed */
 
+/* Gives memory back that is only kept for speed; for a connection that has become quiet. */
+void output_trim(struct output *output);
+
+/* Does output_trim() have something to do? */
+bool output_has_slack(const struct output *output);
+
+/* A new last chunk with room for a full OUTPUT_CHUNK_SIZE. */
+void output_grow(struct output *output);
+
 /* `size` contiguous bytes (at most OUTPUT_CHUNK_SIZE) to fill in at once; they count as appended.
  */
-uint8_t *output_take(struct output *output, size_t size) __attribute__((returns_nonnull));
+static inline uint8_t *output_take(struct output *output, size_t size)
+{
+    if (!output->last || output->last->capacity - output->last->end < size)
+        output_grow(output);
+
+    struct output_chunk *chunk = output->last;
+    uint8_t *place = chunk->data + chunk->end;
+    chunk->end += size;
+    output->pending += size;
+    output->total += size;
+    return place;
+}
 
 /* Gives back the last `size` of the bytes just taken. */
-void output_untake(struct output *output, size_t size);
+static inline void output_untake(struct output *output, size_t size)
+{
+    output->last->end -= size;
+    output->pending -= size;
+    output->total -= size;
+}
 
 /* Copies. Any size. */
-void output_append(struct output *output, struct slice bytes);
+void output_append_large(struct output *output, struct slice bytes);
+
+static inline void output_append(struct output *output, struct slice bytes)
+{
+    struct output_chunk *chunk = output->last;
+
+    if (chunk && bytes.size > 0 && chunk->capacity - chunk->end >= bytes.size)
+        memcpy(output_take(output, bytes.size), bytes.data, bytes.size);
+    else
+        output_append_large(output, bytes);
+}
 
 /* Borrows `bytes` until written, then calls owner.release(owner.object). */
 void output_borrow(struct output *output, struct slice bytes, struct output_owner owner);
@@ -57,5 +100,8 @@ static inline size_t output_pending(const struct output *output)
 {
     return output->pending;
 }
+
+/* Walks the chunks: together they hold what is pending. For tests. */
+void output_check(const struct output *output);
 
 #endif
