@@ -135,7 +135,8 @@ struct reader {
 
 static inline struct reader reader_of(struct slice s)
 {
-    return (struct reader){s.data, s.data + s.size, false};
+    const uint8_t *at = s.data ? s.data : (const uint8_t *)""; /* NULL + 0 is undefined in C17 */
+    return (struct reader){at, at + s.size, false};
 }
 
 static inline size_t reader_left(const struct reader *r)

@@ -2,8 +2,9 @@
 
 #include "base/assert.h"
 
-#define FLAGS_UNKNOWN 3u /* bit 1 has no property; bit 0 announces further flags, which none have  \
-                          */
+#define FLAGS_UNKNOWN                                                                              \
+    3u /* bit 1 has no property; bit 0 announces further flags, which none have                    \
+        */
 
 static struct slice read_short_text(struct reader *r)
 {

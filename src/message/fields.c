@@ -6,6 +6,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <xxhash.h>
 
 /* ---- reading ---- */
 
@@ -329,6 +330,51 @@ bool fields_equal(struct slice a, struct slice b, struct slice *name)
     if (b_fields != b_stack)
         free(b_fields);
     return equal;
+}
+
+/* What field_equal() compares: the class of the type, and the value. */
+static uint64_t hash_field(uint64_t hash, const struct field *field)
+{
+    uint8_t class = is_integer(field->type) ? 'l' : is_real(field->type) ? 'd' : field->type;
+    double real;
+
+    hash = XXH3_64bits_withSeed(field->name.data, field->name.size, hash);
+    hash = XXH3_64bits_withSeed(&class, 1, hash);
+    switch (class) {
+    case 't':
+        return XXH3_64bits_withSeed(&field->value.boolean, sizeof(bool), hash);
+    case 'l':
+    case 'T':
+        return XXH3_64bits_withSeed(&field->value.integer, sizeof(int64_t), hash);
+    case 'd':
+        real = field->value.real == 0 ? 0 : field->value.real; /* -0 equals 0 */
+        return XXH3_64bits_withSeed(&real, sizeof real, hash);
+    case 'D':
+        hash = XXH3_64bits_withSeed(&field->value.decimal.scale, 1, hash);
+        return XXH3_64bits_withSeed(&field->value.decimal.value, sizeof(int32_t), hash);
+    case 'V':
+        return hash;
+    default:
+        return XXH3_64bits_withSeed(field->value.bytes.data, field->value.bytes.size, hash);
+    }
+}
+
+uint64_t fields_hash(struct slice table, uint64_t seed)
+{
+    struct field stack[FIELDS_ON_STACK];
+    uint64_t hash = seed;
+
+    if (table.size == 0)
+        return hash;
+    size_t room = count_fields(table) + 1;
+    struct field *fields =
+        room <= FIELDS_ON_STACK ? stack : memory_resize(NULL, room, sizeof *fields);
+    size_t count = sort_fields(table, fields);
+    for (size_t i = 0; i < count; i++)
+        hash = hash_field(hash, &fields[i]);
+    if (fields != stack)
+        free(fields);
+    return hash;
 }
 
 /* ---- telling ---- */

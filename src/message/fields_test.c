@@ -193,9 +193,12 @@ static void test_fields_equal(void **state)
     struct field narrow = integer("one", 'b', 1);
     fields_put(&b, &narrow);
     assert_true(fields_equal(written(&a), written(&b), &name));
+    assert_true(fields_hash(written(&a), 1) == fields_hash(written(&b), 1));
+    assert_true(fields_hash(written(&a), 1) != fields_hash(written(&a), 2));
 
     fields_put_boolean(&b, "three", true);
     assert_false(fields_equal(written(&a), written(&b), &name));
+    assert_true(fields_hash(written(&a), 1) != fields_hash(written(&b), 1));
     assert_true(slice_is(name, "three"));
     fields_put_boolean(&a, "three", false);
     assert_false(fields_equal(written(&a), written(&b), &name));
@@ -203,6 +206,7 @@ static void test_fields_equal(void **state)
     fields_put_boolean(&a, "three", true); /* the later counts */
     assert_true(fields_equal(written(&a), written(&b), &name));
     assert_true(fields_equal(written(&b), written(&a), &name));
+    assert_true(fields_hash(written(&a), 1) == fields_hash(written(&b), 1));
 }
 
 /* Large tables in opposite orders: quick, and right. */

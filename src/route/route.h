@@ -20,6 +20,8 @@
 
 #include "base/bytes.h"
 
+#define ROUTE_KEY_MAX 255u /* bytes of a binding's key, which the caller has checked */
+
 enum exchange_type {
     EXCHANGE_DIRECT,
     EXCHANGE_FANOUT,
@@ -66,7 +68,7 @@ bool route_unbind(struct route_exchange *exchange, struct route_target target, s
                   struct slice arguments);
 
 /* Every binding to this target, in every exchange; for each the callback (may be NULL) is told
- * first. Proportional to the target's own bindings. */
+ * first; it may not change the table. Proportional to the target's own bindings. */
 void route_remove_target(struct route_table *table, uint64_t target_id,
                          void (*removed)(void *context, struct route_exchange *source,
                                          struct slice key, struct slice arguments),
@@ -90,7 +92,8 @@ bool route_binding_next(const struct route_exchange *exchange, size_t *position,
 struct route_result {
     void **queues;
     size_t count, capacity;
-    uint64_t stamp;
+    size_t added;   /* of them by route_result_add() */
+    uint64_t stamp; /* marks what is in it already; the table's */
 };
 
 void route_result_init(struct route_result *result);
@@ -101,9 +104,16 @@ void route_result_clear(struct route_result *result);
  * names), unless it is there already. */
 void route_result_add(struct route_result *result, void *queue);
 
-/* Adds what the exchange gives for this key and these headers (a table, may be empty). */
+/* Adds what the exchange gives for this key and these headers (a table, may be empty). Until it is
+ * cleared a result is filled from one table. */
 void route_match(struct route_table *table, struct route_exchange *exchange, struct slice key,
                  struct slice headers, struct route_result *result);
+
+/* The same for a message with several keys (at least one; carbon copies). Not the same as one call
+ * after the other: the alternate is asked only when no key gave anything. */
+void route_match_keys(struct route_table *table, struct route_exchange *exchange,
+                      const struct slice *keys, size_t count, struct slice headers,
+                      struct route_result *result);
 
 /* ---- the invariants, for tests and simulation ---- */
 void route_table_check(const struct route_table *table);
