@@ -20,13 +20,11 @@
 
 #define INPUT_SIZE     (256u << 10)
 #define INPUT_SIZE_MAX (1u << 30)
-#define DELIVERY_SIZE                                                                              \
-    (512u << 10) /* deliveries fill an output up to here, answers may go beyond                    \
-                  */
-#define OUTPUT_SIZE (DELIVERY_SIZE + (64u << 10))
-#define BACKLOG_MAX ((uint64_t)8 << 30) /* bytes kept for queues without consumers */
-#define ANSWER_MAX  1024
-#define EVENTS_MAX  64
+#define DELIVERY_SIZE  (512u << 10) /* deliveries fill an output so far, answers may go beyond */
+#define OUTPUT_SIZE    (DELIVERY_SIZE + (64u << 10))
+#define BACKLOG_MAX    ((uint64_t)8 << 30) /* bytes kept for queues without consumers */
+#define ANSWER_MAX     1024
+#define EVENTS_MAX     64
 
 struct consumer {
     struct connection *connection;
