@@ -15,41 +15,47 @@ static bool is_borrowed(const struct output_chunk *chunk)
     return chunk->data != chunk->bytes;
 }
 
-static void drop(struct output_chunk *chunk)
-{
-    struct output_owner owner = chunk->owner;
-    bool borrowed = is_borrowed(chunk);
+#define CACHE_MAX 64 /* 1 MiB */
 
-    free(chunk);
-    if (borrowed && owner.release)
-        owner.release(owner.object);
+static void drop(struct output *output, struct output_chunk *chunk)
+{
+    struct output_cache *cache = output->cache;
+    struct output_owner owner = chunk->owner;
+
+    if (is_borrowed(chunk)) {
+        free(chunk);
+        if (owner.release)
+            owner.release(owner.object);
+    } else if (cache && cache->count < CACHE_MAX) {
+        chunk->next = cache->first;
+        cache->first = chunk;
+        cache->count++;
+    } else {
+        free(chunk);
+    }
 }
 
 void output_fini(struct output *output)
 {
+    struct output_cache *cache = output->cache;
+
     while (output->first) {
         struct output_chunk *chunk = output->first;
         output->first = chunk->next;
-        drop(chunk);
+        drop(output, chunk);
     }
-    free(output->spare);
     output_init(output);
+    output->cache = cache;
 }
 
-bool output_has_slack(const struct output *output)
+void output_cache_fini(struct output_cache *cache)
 {
-    return output->spare || (output->first && output->pending == 0);
-}
-
-void output_trim(struct output *output)
-{
-    free(output->spare);
-    output->spare = NULL;
-    if (output->pending == 0 && output->first) {
-        ASSERT(output->first == output->last && !is_borrowed(output->first));
-        free(output->first);
-        output->first = output->last = NULL;
+    while (cache->first) {
+        struct output_chunk *chunk = cache->first;
+        cache->first = chunk->next;
+        free(chunk);
     }
+    cache->count = 0;
 }
 
 static void append_chunk(struct output *output, struct output_chunk *chunk)
@@ -64,10 +70,13 @@ static void append_chunk(struct output *output, struct output_chunk *chunk)
 
 void output_grow(struct output *output)
 {
-    struct output_chunk *chunk = output->spare;
+    struct output_cache *cache = output->cache;
+    struct output_chunk *chunk = cache ? cache->first : NULL;
 
-    output->spare = NULL;
-    if (!chunk) {
+    if (chunk) {
+        cache->first = chunk->next;
+        cache->count--;
+    } else {
         chunk = malloc(sizeof *chunk + OUTPUT_CHUNK_SIZE);
         ASSERT(chunk);
         chunk->data = chunk->bytes;
@@ -122,23 +131,19 @@ int output_slices(const struct output *output, struct iovec *slices, int most)
     return count;
 }
 
-/* The first chunk is done with: kept as the spare, or as the last to be filled again, or dropped.
- */
+/* The first chunk is done with. Without a cache the last one stays, to be filled again. */
 static void retire_first(struct output *output)
 {
     struct output_chunk *chunk = output->first;
 
-    if (chunk == output->last && !is_borrowed(chunk)) {
+    if (chunk == output->last && !is_borrowed(chunk) && !output->cache) {
         chunk->start = chunk->end = 0;
         return;
     }
     output->first = chunk->next;
     if (!output->first)
         output->last = NULL;
-    if (!is_borrowed(chunk) && !output->spare)
-        output->spare = chunk;
-    else
-        drop(chunk);
+    drop(output, chunk);
 }
 
 void output_consume(struct output *output, size_t size)

@@ -34,21 +34,24 @@ struct output_chunk {
     uint8_t bytes[];
 };
 
+/* Empty chunks shared by the outputs of a worker, the last used first: a quiet output holds none,
+ * and a steady flow does not allocate. */
+struct output_cache {
+    struct output_chunk *first;
+    size_t count;
+};
+
+void output_cache_fini(struct output_cache *cache);
+
 struct output {
     struct output_chunk *first, *last;
     size_t pending;             /* bytes not yet consumed */
     uint64_t total;             /* bytes ever appended */
-    struct output_chunk *spare; /* so that a steady flow does not allocate */
+    struct output_cache *cache; /* or NULL; set after output_init() */
 };
 
 void output_init(struct output *output);
 void output_fini(struct output *output); /* releases what is still borrowed */
-
-/* Gives memory back that is only kept for speed; for a connection that has become quiet. */
-void output_trim(struct output *output);
-
-/* Does output_trim() have something to do? */
-bool output_has_slack(const struct output *output);
 
 /* A new last chunk with room for a full OUTPUT_CHUNK_SIZE. */
 void output_grow(struct output *output);
