@@ -47,8 +47,12 @@ struct queue {
 };
 
 /* A fanout exchange; each queue is one, too, for the default exchange. */
+struct binding {
+    struct queue *queue;
+};
+
 struct target {
-    struct queue **queues;
+    struct binding *bindings;
     uint32_t count;
 };
 
@@ -86,6 +90,7 @@ struct connection {
 struct server {
     const struct options *options;
     int listener;
+    uint16_t port;
     int epoll;
     int signals;
     struct list connections;
@@ -485,7 +490,7 @@ static int on_exchange_declare(struct connection *c, struct reader *r)
 
 static void exchange_free(struct exchange *e)
 {
-    free(e->target.queues);
+    free(e->target.bindings);
     free((void *)(uintptr_t)e->name.data);
     free(e);
 }
@@ -543,8 +548,8 @@ static void unbind_everywhere(struct server *s, const struct queue *q)
     for (struct exchange *e; (e = map_next(&s->exchanges_by_name, &cursor));) {
         uint32_t kept = 0;
         for (uint32_t i = 0; i < e->target.count; i++) {
-            if (e->target.queues[i] != q)
-                e->target.queues[kept++] = e->target.queues[i];
+            if (e->target.bindings[i].queue != q)
+                e->target.bindings[kept++] = e->target.bindings[i];
         }
         e->target.count = kept;
     }
@@ -591,8 +596,8 @@ static int on_queue_bind(struct connection *c, struct reader *r)
         return 0;
     }
     struct target *t = &e->target;
-    t->queues = memory_resize(t->queues, t->count + 1, sizeof *t->queues);
-    t->queues[t->count++] = q;
+    t->bindings = memory_resize(t->bindings, t->count + 1, sizeof *t->bindings);
+    t->bindings[t->count++].queue = q;
     s->topology++;
     if (!no_wait)
         answer_empty(c, CHANNEL, QUEUE_BIND_OK);
@@ -689,11 +694,11 @@ static int find_route(struct connection *c, struct slice keys)
         return E_FRAME;
     struct exchange *e = exchange.size ? map_get(&s->exchanges_by_name, exchange) : NULL;
     struct queue *q = !exchange.size && key.size ? map_get(&s->queues_by_name, key) : NULL;
-    free(c->route.queues);
+    free(c->route.bindings);
     c->route = (struct target){.count = e ? e->target.count : q != NULL};
-    c->route.queues = memory_resize(NULL, c->route.count, sizeof *c->route.queues);
+    c->route.bindings = memory_resize(NULL, c->route.count, sizeof *c->route.bindings);
     for (uint32_t i = 0; i < c->route.count; i++)
-        c->route.queues[i] = e ? e->target.queues[i] : q;
+        c->route.bindings[i].queue = e ? e->target.bindings[i].queue : q;
     memcpy(c->route_keys, keys.data, keys.size);
     c->route_size = keys.size;
     c->route_topology = s->topology;
@@ -717,11 +722,12 @@ static int take_publish(struct connection *c, const struct frame *method)
     if (error < 0)
         return error;
     for (uint32_t i = 0; i < c->route.count; i++) {
-        if (!queue_is_open(c->server, c->route.queues[i]))
+        if (!queue_is_open(c->server, c->route.bindings[i].queue))
             return E_ROOM;
     }
     for (uint32_t i = 0; i < c->route.count; i++)
-        queue_put(c->server, c->route.queues[i], keys, slice_of(c->input + content_at, extent));
+        queue_put(c->server, c->route.bindings[i].queue, keys,
+                  slice_of(c->input + content_at, extent));
     c->published++;
     c->input_start = content_at + extent;
     return 0;
@@ -828,7 +834,7 @@ static void connection_free(struct connection *c)
     list_remove(&c->link);
     free(c->input);
     free(c->output);
-    free(c->route.queues);
+    free(c->route.bindings);
     free(c);
 }
 
@@ -962,8 +968,7 @@ static int listen_on(struct server *s, uint16_t port, struct failure *failure)
         getsockname(s->listener, (struct sockaddr *)&address, &size) < 0)
         return fail(failure, E_HELD, "cannot listen on 127.0.0.1 port %u: %s", port,
                     strerror(errno));
-    printf("listening on 127.0.0.1:%u\n", ntohs(address.sin_port));
-    fflush(stdout);
+    s->port = ntohs(address.sin_port);
     return 0;
 }
 
@@ -1017,8 +1022,12 @@ int null_server_run(const struct options *options, struct failure *failure)
     int error = listen_on(&s, options->null_port, failure);
     if (error == 0)
         error = watch(&s, failure);
-    if (error == 0)
+    if (error == 0) {
+        /* whoever reads this may stop it from now on */
+        printf("listening on 127.0.0.1:%u\n", s.port);
+        fflush(stdout);
         serve(&s);
+    }
     server_fini(&s);
     return error;
 }

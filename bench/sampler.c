@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #define DESCENDANTS_MAX 4096
@@ -25,40 +26,68 @@ static bool read_file(const char *path, char *text, size_t size)
 struct process {
     int pid;
     int parent;
-    unsigned long long ticks[4]; /* user, system, children's user, children's system */
+    uint64_t ticks[4]; /* user, system, children's user, children's system */
 };
 
+/* Skips fields that end in a space; NULL when there are not so many. */
+static const char *skip_fields(const char *at, int count)
+{
+    while (at && count-- > 0) {
+        at = strchr(at, ' ');
+        if (at)
+            at++;
+    }
+    return at;
+}
+
+/* The number at the place, 0 where there is none; *at is moved behind it and a space. */
+static uint64_t take_number(const char **at)
+{
+    if (!*at)
+        return 0;
+    char *end;
+    uint64_t value = strtoull(*at, &end, 10);
+    *at = *end == ' ' ? end + 1 : end;
+    return value;
+}
+
 /* proc(5), /proc/pid/stat: the name in parentheses may hold anything, so count from the last one.
- */
+ * Behind it: state, parent, 9 more, then the four times. */
 static bool read_process(int pid, struct process *p)
 {
     char path[64], text[1024];
     snprintf(path, sizeof path, "/proc/%d/stat", pid);
     if (!read_file(path, text, sizeof text))
         return false;
-    const char *at = strrchr(text, ')');
     *p = (struct process){.pid = pid};
-    return at && sscanf(at + 1, " %*c %d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu %llu %llu",
-                        &p->parent, &p->ticks[0], &p->ticks[1], &p->ticks[2], &p->ticks[3]) == 5;
+    const char *at = skip_fields(strrchr(text, ')'), 2);
+    p->parent = (int)take_number(&at);
+    at = skip_fields(at, 9);
+    for (size_t i = 0; i < sizeof p->ticks / sizeof *p->ticks; i++)
+        p->ticks[i] = take_number(&at);
+    return at != NULL;
 }
 
 static uint64_t resident_bytes(int pid)
 {
     char path[64], text[256];
-    unsigned long long pages = 0;
     snprintf(path, sizeof path, "/proc/%d/statm", pid);
-    if (!read_file(path, text, sizeof text) || sscanf(text, "%*u %llu", &pages) != 1)
+    if (!read_file(path, text, sizeof text))
         return 0;
-    return pages * (uint64_t)sysconf(_SC_PAGESIZE);
+    const char *at = skip_fields(text, 1);
+    return take_number(&at) * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
 static uint64_t proportional_bytes(int pid)
 {
+    static const char label[] = "\nPss:";
     char path[64], text[2048];
-    unsigned long long kib = 0;
     snprintf(path, sizeof path, "/proc/%d/smaps_rollup", pid);
-    const char *line = read_file(path, text, sizeof text) ? strstr(text, "\nPss:") : NULL;
-    return line && sscanf(line, "\nPss: %llu", &kib) == 1 ? kib * 1024 : 0;
+    const char *line = read_file(path, text, sizeof text) ? strstr(text, label) : NULL;
+    if (!line)
+        return 0;
+    line += strlen(label);
+    return take_number(&line) * 1024;
 }
 
 static void usage_add(struct usage *usage, const struct process *p, bool proportional)
@@ -81,6 +110,8 @@ static struct process *read_all(size_t *count)
     if (!directory)
         return NULL;
     size_t room = 0;
+    /* this stream is ours alone */
+    /* cppcheck-suppress readdirCalled */
     for (struct dirent *entry; (entry = readdir(directory));) {
         int pid = (int)strtol(entry->d_name, NULL, 10);
         if (pid <= 0)

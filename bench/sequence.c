@@ -60,6 +60,10 @@ static void window_advance(struct sequence *s)
 void sequence_add_slowly(struct sequence *s, uint64_t *next, uint64_t number, bool redelivered,
                          struct sequence_faults *faults)
 {
+    if (number >= s->base && number - s->base >= SEQUENCE_WINDOW_MAX) {
+        faults->foreign++;
+        return;
+    }
     if (redelivered)
         faults->redelivered++;
     bool seen = number < s->base || (number < s->high && window_has(s, number));

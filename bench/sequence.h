@@ -16,6 +16,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* A number so far ahead of the base cannot be ours. Bits, so 256 MiB at most. */
+#define SEQUENCE_WINDOW_MAX ((uint64_t)1 << 31)
+
 /* What goes wrong; one per thread, added up at the end. */
 struct sequence_faults {
     uint64_t duplicated;  /* seen before, and not marked as redelivered */

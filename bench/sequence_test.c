@@ -105,6 +105,20 @@ static void shared_queue(void **state)
     sequence_fini(&c.sequence);
 }
 
+static void too_far_ahead_is_foreign(void **state)
+{
+    (void)state;
+    struct check c = {0};
+    see(&c, 0);
+    see(&c, SEQUENCE_WINDOW_MAX + 1);
+    assert_int_equal(c.faults.foreign, 1);
+    assert_null(c.sequence.window);
+    see(&c, SEQUENCE_WINDOW_MAX);
+    assert_int_equal(c.faults.foreign, 1);
+    assert_int_equal(sequence_lost(&c.sequence, SEQUENCE_WINDOW_MAX + 1), SEQUENCE_WINDOW_MAX - 1);
+    sequence_fini(&c.sequence);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -114,6 +128,7 @@ int main(void)
         cmocka_unit_test(twice_is_a_duplicate),
         cmocka_unit_test(redelivered_may_repeat),
         cmocka_unit_test(shared_queue),
+        cmocka_unit_test(too_far_ahead_is_foreign),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
