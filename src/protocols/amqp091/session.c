@@ -298,7 +298,7 @@ static void completed(void *context, struct request *request)
         connection_completed(session);
         session->wire->again = true;
     } else {
-        struct channel *channel = request->cookie;
+        struct channel *channel = CONTAINER_OF(request, struct channel, request);
         ASSERT(channel->request_is_pending);
         channel->request_is_pending = false;
         channel->completed(channel);
