@@ -3,7 +3,7 @@
 #include "base/assert.h"
 
 #include <argon2.h>
-#include <stdio.h>
+#include <stdlib.h>
 
 #define HASH_SIZE      32u
 #define LANES          1u /* a job has one thread */
@@ -20,17 +20,33 @@ static bool cost_is_allowed(const struct password_cost *cost)
            cost->rounds >= 1 && cost->rounds <= ROUNDS_MAX;
 }
 
+/* "NAME=NUMBER," at *text, which is moved on; 0 where there is none. */
+static uint32_t take_parameter(const char **text, char name)
+{
+    char *end;
+
+    if ((*text)[0] != name || (*text)[1] != '=' || (*text)[2] < '0' || (*text)[2] > '9')
+        return 0;
+    unsigned long value = strtoul(*text + 2, &end, 10);
+    if (*end != ',' || value > UINT32_MAX)
+        return 0;
+    *text = end + 1;
+    return (uint32_t)value;
+}
+
 /* What a stored hash would cost to verify, looked at before the library spends it: the text comes
  * from disk or was imported. */
 static bool encoded_is_allowed(const char *text)
 {
     struct password_cost cost;
 
-    return memchr(text, 0, PASSWORD_HASH_MAX) &&
-           strncmp(text, ENCODED_PREFIX, sizeof ENCODED_PREFIX - 1) == 0 &&
-           sscanf(text + sizeof ENCODED_PREFIX - 1, "m=%9u,t=%9u,", &cost.memory_kib,
-                  &cost.rounds) == 2 &&
-           cost_is_allowed(&cost);
+    if (!memchr(text, 0, PASSWORD_HASH_MAX) ||
+        strncmp(text, ENCODED_PREFIX, sizeof ENCODED_PREFIX - 1) != 0)
+        return false;
+    text += sizeof ENCODED_PREFIX - 1;
+    cost.memory_kib = take_parameter(&text, 'm');
+    cost.rounds = take_parameter(&text, 't');
+    return cost_is_allowed(&cost);
 }
 
 static int hash(struct password_job *job)

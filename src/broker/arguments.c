@@ -255,7 +255,12 @@ static int check_consumer_timeout(const struct checking *checking, const struct 
     return result;
 }
 
-/* A number above 0 and one of the units Y, M, D, h, m, s. */
+static bool is_unit(uint8_t byte)
+{
+    return byte != 0 && strchr("YMDhms", byte);
+}
+
+/* A number above 0 and one of the units. */
 static int check_max_age(const struct checking *checking, const struct field *field)
 {
     struct slice text = field->value.bytes;
@@ -266,7 +271,7 @@ static int check_max_age(const struct checking *checking, const struct field *fi
         return refuse_type(checking, field);
     for (; at < text.size && text.data[at] >= '0' && text.data[at] <= '9'; at++)
         is_positive |= text.data[at] != '0';
-    if (!is_positive || at + 1 != text.size || !memchr("YMDhms", text.data[at], 6))
+    if (!is_positive || at + 1 != text.size || !is_unit(text.data[at]))
         return refuse(checking, "invalid_max_age");
     return 0;
 }

@@ -149,7 +149,7 @@ static void test_texts_in_full(void **state)
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct table table;
         struct queue_settings settings;
-        struct failure failure;
+        struct failure failure = {0};
         assert_int_equal(queue_arguments_check(build(&table, cases[i].fields), "jobs", "prod",
                                                &settings, &failure),
                          E_INVALID);
@@ -186,7 +186,7 @@ static void test_settings(void **state)
 static void test_properties(void **state)
 {
     (void)state;
-    struct failure failure;
+    struct failure failure = {0};
     assert_int_equal(queue_properties_check(QUEUE_CLASSIC, false, true, true, "q", "/", NULL), 0);
     assert_int_equal(queue_properties_check(QUEUE_QUORUM, true, false, false, "q", "/", NULL), 0);
     assert_int_equal(queue_properties_check(QUEUE_QUORUM, false, false, false, "q", "/", &failure),
@@ -240,7 +240,7 @@ static void test_equivalence(void **state)
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct table current, received;
-        struct failure failure;
+        struct failure failure = {0};
         int result =
             queue_arguments_equivalent(build(&current, cases[i].current),
                                        build(&received, cases[i].received), "q", "/", &failure);
@@ -250,7 +250,7 @@ static void test_equivalence(void **state)
             fail_msg("case %zu: %s", i, failure.text);
     }
     struct table current, received;
-    struct failure failure;
+    struct failure failure = {0};
     assert_int_equal(queue_arguments_equivalent(build(&current, cases[1].current),
                                                 build(&received, cases[1].received), "q", "/",
                                                 &failure),
@@ -268,7 +268,7 @@ static void test_exchanges(void **state)
         other[3] = {TEXT("alternate-exchange", "be"), TEXT("x", "1")},
         wrong[3] = {NUMBER("alternate-exchange", 'I', 1)};
     struct table a, b;
-    struct failure failure;
+    struct failure failure = {0};
     assert_int_equal(exchange_arguments_check(build(&a, none), "e", "/", NULL), 0);
     assert_int_equal(exchange_arguments_check(build(&a, text), "e", "/", NULL), 0);
     assert_int_equal(exchange_arguments_check(build(&a, wrong), "e", "/", &failure), E_INVALID);
@@ -298,7 +298,7 @@ static void test_consumers(void **state)
         wrong[3] = {TEXT("x-priority", "high")}, stream[3] = {TEXT("x-stream-offset", "first")};
     struct table table;
     struct consumer_settings s;
-    struct failure failure;
+    struct failure failure = {0};
     assert_int_equal(
         consumer_arguments_check(build(&table, none), QUEUE_CLASSIC, "q", "/", &s, NULL), 0);
     assert_int_equal(s.priority, 0);

@@ -94,7 +94,7 @@ static void test_errors_name_the_line(void **state)
         conf_fini(&conf);
     }
     struct conf conf;
-    struct failure failure;
+    struct failure failure = {0};
     conf_init(&conf);
     assert_int_equal(conf_parse(&conf, "f", slice_of("a\0 = 1", 6), environment, &failure),
                      E_INVALID);
@@ -108,7 +108,7 @@ static void test_limits(void **state)
     static char text[CONF_VALUE_MAX + 400];
     for (int over = 0; over <= 1; over++) {
         struct conf conf;
-        struct failure failure;
+        struct failure failure = {0};
         conf_init(&conf);
         memset(text, 'k', sizeof text);
         snprintf(text + CONF_KEY_MAX + over, 10, " = v");
@@ -130,7 +130,7 @@ static void test_set_wins(void **state)
 {
     (void)state;
     struct conf conf;
-    struct failure failure;
+    struct failure failure = {0};
     conf_init(&conf);
     assert_int_equal(parse(&conf, "a = 1\nb = 2", &failure), 0);
     assert_int_equal(conf_set(&conf, "a=x # $(y) 'z'", &failure), 0);
@@ -163,7 +163,7 @@ static void test_files(void **state)
     static const char *const names[] = {"20-b.conf", "10-a.conf", ".hidden.conf", "notes.txt"};
     char directory[] = "/tmp/sluice-conf-XXXXXX", path[200];
     struct conf conf;
-    struct failure failure;
+    struct failure failure = {0};
     assert_non_null(mkdtemp(directory));
     write_file(directory, names[0], "key = from-b\nonly.b = 1\n");
     write_file(directory, names[1], "key = from-a\nonly.a = 1");

@@ -124,8 +124,8 @@ static void test_port_offset(void **state)
 {
     (void)state;
     struct conf conf;
-    struct settings settings;
-    struct failure failure;
+    struct settings settings = {0};
+    struct failure failure = {0};
     conf_init(&conf);
     assert_int_equal(settings_from_conf(&settings, &conf, 100, NULL, NULL, &failure), 0);
     assert_int_equal(settings.amqp.at[0].port, 5772);

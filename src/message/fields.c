@@ -227,13 +227,20 @@ static bool is_real(uint8_t type)
     return type == 'f' || type == 'd';
 }
 
+/* So that a number that is none (NaN) equals itself. */
+static uint64_t bits_of(const struct field *field)
+{
+    uint64_t bits;
+    memcpy(&bits, &field->value.real, sizeof bits);
+    return bits;
+}
+
 bool field_equal(const struct field *a, const struct field *b)
 {
     if (is_integer(a->type) && is_integer(b->type))
         return a->value.integer == b->value.integer;
     if (is_real(a->type) && is_real(b->type))
-        return memcmp(&a->value.real, &b->value.real, sizeof a->value.real) == 0 ||
-               a->value.real == b->value.real;
+        return a->value.real == b->value.real || bits_of(a) == bits_of(b);
     if (a->type != b->type)
         return false;
     switch (a->type) {
