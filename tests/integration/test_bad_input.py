@@ -37,7 +37,7 @@ def test_help_and_version():
     text = run("--help").stdout
     for option in ("--config", "--data-dir", "--set", "--port-offset", "--help", "--version"):
         assert option in text
-    assert "vm_memory_high_watermark" in text
+    assert "vm_memory_high_watermark" in run("--list-settings").stdout
     assert re.fullmatch(r"sluice \d+\.\d+\.\d+\n", run("--version").stdout)
 
 

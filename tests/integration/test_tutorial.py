@@ -63,12 +63,12 @@ def test_ctl_help_and_version():
 @pytest.mark.sluice_only
 def test_ctl_status(own_broker):
     broker = own_broker()
-    result = ctl("--data-dir", broker.data, "--port", str(broker.port), "status")
+    result = ctl("--data-dir", broker.data, "status")
     assert result.returncode == 0, result.stdout
     assert str(broker.pid) in result.stdout
     assert "RabbitMQ" in result.stdout and str(broker.port) in result.stdout
     broker.stop()
-    result = ctl("--data-dir", broker.data, "--port", str(broker.port), "status")
+    result = ctl("--data-dir", broker.data, "status")
     assert result.returncode == 1
     assert "not running" in result.stdout
 
