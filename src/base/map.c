@@ -73,7 +73,7 @@ void *map_get(const struct map *map, struct slice key)
     struct ck_ht_hash hash;
     struct ck_ht_entry entry;
 
-    if (key.size == 0)
+    if (key.size == 0 || key.size > UINT16_MAX)
         return NULL;
     DEBUG_ASSERT(!map->numbers);
     ck_ht_hash(&hash, table_of(map), key.data, (uint16_t)key.size);
@@ -134,7 +134,7 @@ void *map_remove(struct map *map, struct slice key)
     struct ck_ht_hash hash;
     struct ck_ht_entry entry;
 
-    if (key.size == 0)
+    if (key.size == 0 || key.size > UINT16_MAX)
         return NULL;
     ck_ht_hash(&hash, &map->table, key.data, (uint16_t)key.size);
     ck_ht_entry_key_set(&entry, key.data, (uint16_t)key.size);

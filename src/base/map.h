@@ -26,7 +26,7 @@ void map_fini(struct map *map);
 
 size_t map_count(const struct map *map);
 
-/* NULL where there is none. An empty key is in no map. */
+/* NULL where there is none. An empty key is in no map, nor is one longer than 65535 bytes. */
 void *map_get(const struct map *map, struct slice key);
 void *map_get_number(const struct map *map, uint64_t key);
 

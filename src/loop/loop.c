@@ -229,7 +229,7 @@ void timer_set(struct timer *timer, uint64_t at_ns)
         if (loop->timers_count == loop->timers_capacity) {
             loop->timers_capacity = loop->timers_capacity ? 2 * loop->timers_capacity : 64;
             loop->timers =
-                memory_resize(loop->timers, loop->timers_capacity, sizeof loop->timers[0]);
+                memory_resize(loop->timers, loop->timers_capacity, sizeof(struct timer *));
         }
         sift_up(loop, timer, loop->timers_count++);
     } else {

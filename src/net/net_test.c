@@ -448,6 +448,8 @@ static void a_paused_session_is_not_read(void **state)
 
 static void a_finished_session_writes_and_closes(void **state)
 {
+    static const uint8_t big_and_bye[10] = {0, 3, 'b', 'i', 'g', 0, 3, 'b', 'y', 'e'};
+
     (void)state;
     for (uint64_t seed = 0; seed < 40; seed++) {
         struct scene s;
@@ -457,7 +459,7 @@ static void a_finished_session_writes_and_closes(void **state)
         scene_begin(&s, seed, &logger, NULL);
         uint8_t *after = random_items(s.loop, 100, &size);
         uint8_t *bytes = malloc(10 + size);
-        memcpy(bytes, "\0\3big\0\3bye", 10);
+        memcpy(bytes, big_and_bye, sizeof big_and_bye);
         memcpy(bytes + 10, after, size); /* unread input must not reset what is written */
         client_connect(&c, s.loop, bytes, 10 + size);
         run_ms(&s, 4000);

@@ -35,7 +35,7 @@ bool store_name_is_valid(const char *name)
     if (!name || name[0] == 0 || name[0] == '.')
         return false;
     size_t size = strspn(name, allowed);
-    return name[size] == 0 && size <= STORE_NAME_MAX;
+    return size <= STORE_NAME_MAX && name[size] == 0;
 }
 
 uint64_t store_slices_size(const struct store_request *request)

@@ -20,8 +20,8 @@
  *  6. create and remove are durable when complete (the directory is synced, too).
  *  7. A file ends where its last completed write ended: a read stops there. After a crash it may be
  * longer than what was synced, with zeros (room that was reserved) or parts of lost writes behind.
- *  8. A close waits for what was asked of its file before. After a failed metadata write reads
- * still give the old value; after a crash the new one may be there.
+ *  8. A close waits for what was asked of its file before. After a failed metadata write the old
+ * value or the new one is there; the write may be repeated with the same version.
  */
 #ifndef SLUICE_STORE_STORE_H
 #define SLUICE_STORE_STORE_H

@@ -8,6 +8,7 @@
 #include <stdarg.h>
 #include <cmocka.h>
 
+#include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -126,6 +127,26 @@ void pattern_fill(uint8_t *bytes, size_t size, uint64_t from)
 {
     for (size_t i = 0; i < size; i++)
         bytes[i] = pattern(from + i);
+}
+
+/* The same numbers on each run. */
+static uint64_t chance(uint64_t *seed)
+{
+    *seed = *seed * 6364136223846793005u + 1442695040888963407u;
+    return *seed >> 33;
+}
+
+static int remove_entry(const char *path, const struct stat *status, int type, struct FTW *where)
+{
+    (void)status;
+    (void)type;
+    (void)where;
+    return remove(path);
+}
+
+void test_remove_directory(const char *path)
+{
+    assert_int_equal(nftw(path, remove_entry, 8, FTW_DEPTH | FTW_PHYS), 0);
 }
 
 /* ---- each test has a store that is empty ---- */
@@ -278,10 +299,10 @@ static void direct_reads_of_any_piece(void **state)
     test_close(world->store, file);
     file = test_open(world->store, "a", true, NULL);
     assert_content(world->store, file, size);
-    srand(3);
+    uint64_t seed = 1;
     for (int i = 0; i < 30; i++) {
-        uint64_t from = (uint64_t)rand() % size;
-        size_t wanted = (size_t)rand() % size + 1;
+        uint64_t from = chance(&seed) % size;
+        size_t wanted = (size_t)chance(&seed) % size + 1;
         size_t expected = wanted < size - from ? wanted : size - from;
         assert_int_equal(test_read(world->store, file, from, bytes, wanted), expected);
         for (size_t at = 0; at < expected; at++)
@@ -357,15 +378,15 @@ static void pipelined_writes_complete_in_order(void **state)
     unsigned order = 0;
     uint64_t end = 0;
 
-    srand(5);
+    uint64_t seed = 1;
     for (int i = 0; i < PIPELINED; i++) {
         w[i].request.file = file;
         w[i].request.offset = end;
         w[i].request.slices = slices + i * STORE_SLICES_MAX;
-        w[i].request.slices_count = i % 50 == 0 ? STORE_SLICES_MAX : rand() % 8;
+        w[i].request.slices_count = i % 50 == 0 ? STORE_SLICES_MAX : (int)(chance(&seed) % 8);
         w[i].order = &order;
         for (int j = 0; j < w[i].request.slices_count; j++) {
-            size_t size = (size_t)rand() % 9; /* none, too */
+            size_t size = (size_t)chance(&seed) % 9; /* none, too */
             pattern_fill(bytes + end, size, end);
             w[i].request.slices[j] = (struct iovec){bytes + end, size};
             end += size;

@@ -59,6 +59,8 @@ static inline uint8_t pattern(uint64_t at)
     return (uint8_t)(at * 31 ^ at >> 8 ^ at >> 17);
 }
 
+void test_remove_directory(const char *path);
+
 void pattern_fill(uint8_t *bytes, size_t size, uint64_t from);
 
 #endif

@@ -65,10 +65,8 @@ static void local_begin(void *context)
 static void local_end(void *context)
 {
     struct local_context *c = context;
-    char command[128];
 
-    snprintf(command, sizeof command, "rm -r %s", c->directory);
-    assert_int_equal(system(command), 0);
+    test_remove_directory(c->directory);
 }
 
 static struct loop *real_loop(void *context)

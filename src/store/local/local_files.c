@@ -334,55 +334,40 @@ int local_remove(struct local_store *s, struct store_request *request)
 
 /* ---- the list of names ---- */
 
-static bool is_listed(const struct dirent *entry)
+static int is_listed(const struct dirent *entry)
 {
     return store_name_is_valid(entry->d_name) && !is_reserved(entry->d_name);
 }
 
 /* One allocation: the pointers, then the texts. */
-static char **names_pack(const char *texts, size_t texts_size, size_t count)
+static char **names_pack(struct dirent **entries, size_t count)
 {
-    char **names = memory_new(count * sizeof *names + texts_size);
-    char *at = (char *)(names + count);
+    size_t size = count * sizeof(char *);
 
-    if (texts_size > 0)
-        memcpy(at, texts, texts_size);
+    for (size_t i = 0; i < count; i++)
+        size += strlen(entries[i]->d_name) + 1;
+    char **names = memory_new(size);
+    char *at = (char *)(names + count);
     for (size_t i = 0; i < count; i++) {
         names[i] = at;
-        at += strlen(at) + 1;
+        at = stpcpy(at, entries[i]->d_name) + 1;
     }
     return names;
 }
 
 int local_list(struct local_store *s, struct store_request *request)
 {
-    DIR *directory = opendir(s->directory);
-    char *texts = NULL;
-    size_t size = 0;
-    size_t capacity = 0;
-    struct dirent *entry;
+    struct dirent **entries;
+    int count = scandir(s->directory, &entries, is_listed, alphasort);
 
-    if (!directory)
+    if (count < 0)
         return refuse(&request->failure, "list", s->directory, "");
-    request->count = 0;
-    while (errno = 0, (entry = readdir(directory)) != NULL) {
-        size_t more = strlen(entry->d_name) + 1;
-        if (!is_listed(entry))
-            continue;
-        if (size + more > capacity) {
-            capacity = 2 * capacity + more + 1024;
-            texts = memory_resize(texts, capacity, 1);
-        }
-        memcpy(texts + size, entry->d_name, more);
-        size += more;
-        request->count++;
-    }
-    int result = errno ? refuse(&request->failure, "list", s->directory, "") : 0;
-    if (result == 0)
-        request->names = names_pack(texts, size, request->count);
-    free(texts);
-    closedir(directory);
-    return result;
+    request->count = (size_t)count;
+    request->names = names_pack(entries, request->count);
+    for (int i = 0; i < count; i++)
+        free(entries[i]);
+    free(entries);
+    return 0;
 }
 
 /* ---- metadata ---- */
@@ -397,7 +382,7 @@ static int meta_head_read(const uint8_t *bytes, struct meta_head *head)
 {
     if (memcmp(bytes, meta_magic, sizeof meta_magic - 1) != 0)
         return E_CORRUPT;
-    if (bytes[7] != meta_magic[7])
+    if (bytes[7] != (uint8_t)meta_magic[7])
         return E_VERSION;
     head->version = load_le64(bytes + 8);
     head->size = load_le32(bytes + 16);
