@@ -77,7 +77,7 @@ REAL(int, fsync, int descriptor)
 REAL(int, rename, const char *from, const char *to)
 REAL(int, unlink, const char *path)
 
-static void die(const char *what)
+static __attribute__((noreturn)) void die(const char *what)
 {
     fprintf(stderr, "forget_unsynced: %s: %s\n", what, strerror(errno));
     _exit(99);
