@@ -410,10 +410,13 @@ bool channel_park(struct channel *channel, struct slice frame)
 {
     struct session *session = channel->session;
 
-    if (session->parked_bytes >= PARKED_BYTES_MAX ||
-        kept_append(session->account, &channel->parked, frame))
+    if (session->parked_bytes >= PARKED_BYTES_MAX)
         return false;
-    session->parked_bytes += frame.size;
+    if (kept_append(session->account, &channel->parked, frame))
+        session_fail(session, NULL, REPLY_RESOURCE_ERROR, 0,
+                     "no memory for what channel %u has sent and not waited for", channel->number);
+    else
+        session->parked_bytes += frame.size;
     return true;
 }
 

@@ -234,7 +234,7 @@ bool channel_is_busy(const struct channel *channel);
 size_t channel_frame(struct session *session, uint16_t number, const struct frame *frame,
                      struct slice ahead);
 
-/* Keeps a frame for later. False when there is no room: stop reading. */
+/* Keeps a frame for later. False when there is no room now: stop reading. */
 bool channel_park(struct channel *channel, struct slice frame);
 
 /* Job, parked frames, release: a slice. True when there is more to do right away. */

@@ -61,14 +61,12 @@ void peer_send(struct peer *peer, const void *bytes, size_t size)
 
 void peer_send_method(struct peer *peer, uint16_t channel, const struct method *method)
 {
-    static const size_t room = 65536;
-    uint8_t *memory = memory_new(room);
-    struct writer writer = writer_of(memory, room);
+    uint8_t memory[4096];
+    struct writer writer = writer_of(memory, sizeof memory);
 
     amqp091_method_write(&writer, channel, method);
     ASSERT(!writer.failed);
     peer_send(peer, memory, writer_size(&writer));
-    free(memory);
 }
 
 void peer_publish(struct peer *peer, uint16_t channel, const struct basic_publish *publish,
