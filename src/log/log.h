@@ -207,6 +207,7 @@ struct log_statistics {
     uint64_t blocks, bytes_written, syncs, sync_ns_total, sync_ns_max;
     uint64_t segments, segment_bytes, live_messages;
     uint64_t checkpoints, segments_removed, reads, read_bytes, write_failures, quarantined;
+    uint64_t corrupt_reads;
     uint64_t unsynced_bytes;
 };
 

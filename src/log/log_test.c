@@ -1,0 +1,491 @@
+#include "log/log.h"
+
+#include "base/assert.h"
+#include "base/memory.h"
+#include "loop/simulated.h"
+#include "store/simulated/simulated.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <cmocka.h>
+
+/* ---- a log on a simulated disk, and what it tells ---- */
+
+#define TOLD_MAX 100000
+
+struct told_message {
+    uint64_t queue, sequence, position, size;
+    uint16_t lane;
+};
+
+struct fixture {
+    struct simulated_disk *disk;
+    struct loop *loop;
+    struct store *store;
+    struct account account;
+    struct log_options options;
+    struct log *log;
+    uint64_t seed;
+
+    int opened; /* 1: not yet */
+    struct log_opened summary;
+    struct failure failure;
+    uint64_t durable;
+    bool failed, closed, checkpoint_due, checkpoint_catalog;
+    bool auto_checkpoint;
+    unsigned rooms;
+
+    struct told_message *messages;
+    size_t messages_count, settled_count, returned_count, delivered_count, corrupt_count;
+    uint64_t settled_first, settled_last, settled_why;
+    char catalog[4096]; /* the records behind each other, a space between */
+    char states[4096];
+    uint8_t *state;
+    size_t state_size;
+};
+
+static void on_durable(void *context, uint64_t block)
+{
+    struct fixture *f = context;
+    assert_true(block > f->durable);
+    f->durable = block;
+}
+
+static void on_failed(void *context, const struct failure *why)
+{
+    struct fixture *f = context;
+    f->failed = true;
+    f->failure = *why;
+}
+
+static void on_room(void *context)
+{
+    ((struct fixture *)context)->rooms++;
+}
+
+static void on_checkpoint(void *context, bool catalog)
+{
+    struct fixture *f = context;
+    f->checkpoint_due = true;
+    f->checkpoint_catalog = catalog;
+    if (f->auto_checkpoint)
+        log_checkpoint_end(f->log);
+}
+
+static void append_text(char *text, size_t size, struct slice bytes)
+{
+    size_t at = strlen(text);
+    snprintf(text + at, size - at, "%.*s ", SLICE_ARGS(bytes));
+}
+
+static void on_catalog(void *context, struct slice bytes)
+{
+    struct fixture *f = context;
+    append_text(f->catalog, sizeof f->catalog, bytes);
+}
+
+static void on_state(void *context, uint64_t queue, struct slice bytes, uint64_t position)
+{
+    struct fixture *f = context;
+    char text[64];
+    assert_true(position > 0);
+    snprintf(text, sizeof text, "%llu:%.*s", (unsigned long long)queue,
+             bytes.size < 32 ? (int)bytes.size : 32, (const char *)bytes.data);
+    append_text(f->states, sizeof f->states, slice_text(text));
+    free(f->state);
+    f->state = memory_new(bytes.size);
+    memcpy(f->state, bytes.data, bytes.size);
+    f->state_size = bytes.size;
+}
+
+static void on_message(void *context, uint64_t queue, uint64_t sequence, uint64_t position,
+                       uint64_t size, uint16_t lane)
+{
+    struct fixture *f = context;
+    assert_true(f->messages_count < TOLD_MAX);
+    f->messages[f->messages_count++] = (struct told_message){queue, sequence, position, size, lane};
+}
+
+static void on_settled(void *context, uint64_t queue, uint64_t first, uint64_t last, unsigned why)
+{
+    struct fixture *f = context;
+    assert_true(queue > 0);
+    f->settled_count++;
+    f->settled_first = first;
+    f->settled_last = last;
+    f->settled_why = why;
+}
+
+static void on_returned(void *context, uint64_t queue, uint64_t first, uint64_t last,
+                        uint32_t count)
+{
+    assert_true(queue > 0 && first <= last && count > 0);
+    ((struct fixture *)context)->returned_count++;
+}
+
+static void on_delivered(void *context, uint64_t queue, uint64_t sequence)
+{
+    assert_true(queue > 0 && sequence > 0);
+    ((struct fixture *)context)->delivered_count++;
+}
+
+static void on_corrupt(void *context, const struct failure *what)
+{
+    assert_true(strlen(what->text) > 0);
+    ((struct fixture *)context)->corrupt_count++;
+}
+
+static const struct log_events events = {on_durable, on_failed, on_room, on_checkpoint};
+static const struct log_recovery recovery = {on_catalog,  on_state,     on_message, on_settled,
+                                             on_returned, on_delivered, on_corrupt};
+
+static void on_opened(void *context, int result, const struct log_opened *summary,
+                      const struct failure *failure)
+{
+    struct fixture *f = context;
+    assert_int_equal(f->opened, 1);
+    f->opened = result;
+    f->summary = *summary;
+    if (failure)
+        f->failure = *failure;
+}
+
+static void open_log(struct fixture *f)
+{
+    struct failure failure;
+
+    f->loop = loop_new_simulated(++f->seed);
+    assert_int_equal(store_simulated_open(f->loop, f->disk, &f->store, &failure), 0);
+    f->options.loop = f->loop;
+    f->options.store = f->store;
+    f->options.account = &f->account;
+    f->opened = 1;
+    f->durable = 0;
+    f->messages_count = f->settled_count = f->returned_count = f->delivered_count = 0;
+    f->corrupt_count = 0;
+    f->catalog[0] = f->states[0] = 0;
+    f->failed = f->closed = f->checkpoint_due = false;
+    f->log = log_open(&f->options, &events, &recovery, f, on_opened);
+    while (f->opened == 1)
+        simulated_run_turns(f->loop, 1);
+}
+
+static void on_closed(void *context)
+{
+    ((struct fixture *)context)->closed = true;
+}
+
+static void close_log(struct fixture *f)
+{
+    log_close(f->log, on_closed, f);
+    while (!f->closed)
+        simulated_run_turns(f->loop, 1);
+    log_free(f->log);
+    store_free(f->store);
+    loop_free(f->loop);
+}
+
+static void crash_log(struct fixture *f)
+{
+    simulated_disk_crash(f->disk);
+    log_free(f->log);
+    loop_free(f->loop);
+}
+
+static int setup(void **state)
+{
+    struct fixture *f = memory_new(sizeof *f);
+
+    f->disk = simulated_disk_new(7);
+    simulated_disk_faults(f->disk)->latency_max_ns = 1000000;
+    account_init(&f->account, NULL, 0);
+    log_options_default(&f->options);
+    f->options.segment_bytes_min = 64u << 10;
+    f->options.segment_bytes_max = 256u << 10;
+    f->options.checkpoint_bytes = 1u << 30;
+    f->messages = memory_new(TOLD_MAX * sizeof *f->messages);
+    *state = f;
+    open_log(f);
+    assert_int_equal(f->opened, 0);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct fixture *f = *state;
+
+    account_fini(&f->account);
+    simulated_disk_free(f->disk);
+    free(f->messages);
+    free(f->state);
+    free(f);
+    return 0;
+}
+
+static struct message *make_message(struct fixture *f, size_t size, uint64_t mark)
+{
+    uint8_t *bytes = memory_new(size + 8);
+    struct message_parts parts = {
+        .format = FORMAT_AMQP091,
+        .flags = MESSAGE_PERSISTENT,
+        .exchange = slice_text("exchange"),
+        .key = slice_text("key"),
+        .properties = slice_of("\0\0", 2),
+        .body = slice_of(bytes, size),
+        .published_at_ms = 1000,
+    };
+
+    for (size_t i = 0; i < size; i++)
+        bytes[i] = (uint8_t)(mark + i * 7 + i / 251);
+    struct message *message = message_new(&f->account, &parts);
+    assert_non_null(message);
+    free(bytes);
+    return message;
+}
+
+static uint64_t append(struct fixture *f, uint64_t queue, uint64_t sequence, size_t size)
+{
+    struct message *message = make_message(f, size, sequence);
+    struct log_target target = {queue, sequence, 3};
+    uint64_t position;
+
+    assert_int_equal(log_append_message(f->log, message, &target, 1, &position), 0);
+    message_unref(message);
+    return position;
+}
+
+static void wait_durable(struct fixture *f)
+{
+    uint64_t block = log_block_last(f->log);
+
+    log_commit(f->log);
+    while (log_block_durable(f->log) < block && !f->failed)
+        simulated_run_turns(f->loop, 1);
+}
+
+static void read_done(struct log_read *read)
+{
+    read->internal = NULL;
+}
+
+static void read_back(struct fixture *f, struct log_read *read)
+{
+    read->done = read_done;
+    read->internal = read;
+    log_read(f->log, read);
+    assert_non_null(read->internal);
+    while (read->internal)
+        simulated_run_turns(f->loop, 1);
+}
+
+static void expect_message(struct fixture *f, uint64_t position, uint64_t sequence, size_t size)
+{
+    struct log_read read = {.positions = {position}, .count = 1};
+    struct message *expected = make_message(f, size, sequence);
+
+    read_back(f, &read);
+    assert_int_equal(read.results[0], 0);
+    assert_true(slice_equal(message_body(read.messages[0]), message_body(expected)));
+    assert_true(slice_is(message_key(read.messages[0]), "key"));
+    message_unref(read.messages[0]);
+    message_unref(expected);
+}
+
+/* ---- the tests ---- */
+
+static void empty_opens_again(void **state)
+{
+    struct fixture *f = *state;
+
+    assert_true(f->summary.clean);
+    close_log(f);
+    open_log(f);
+    assert_int_equal(f->opened, 0);
+    assert_true(f->summary.clean);
+    assert_int_equal(f->messages_count, 0);
+    crash_log(f);
+    open_log(f);
+    assert_int_equal(f->opened, 0);
+    assert_false(f->summary.clean);
+    close_log(f);
+}
+
+static void durable_comes_back(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t positions[100];
+
+    for (uint64_t i = 0; i < 100; i++)
+        positions[i] = append(f, 1 + i % 3, 1 + i / 3, i * 10);
+    assert_int_equal(log_block_durable(f->log), 0);
+    expect_message(f, positions[99], 34, 990); /* from memory */
+    wait_durable(f);
+    assert_int_equal(f->durable, log_block_last(f->log));
+    expect_message(f, positions[42], 15, 420); /* from the store */
+    log_check(f->log);
+    crash_log(f);
+
+    open_log(f);
+    assert_int_equal(f->opened, 0);
+    assert_int_equal(f->messages_count, 100);
+    for (uint64_t i = 0; i < 100; i++) {
+        const struct told_message *m = &f->messages[i];
+        assert_int_equal(m->queue, 1 + i % 3);
+        assert_int_equal(m->sequence, 1 + i / 3);
+        assert_int_equal(m->position, positions[i]);
+        assert_int_equal(m->size, i * 10);
+        assert_int_equal(m->lane, 3);
+        expect_message(f, m->position, m->sequence, m->size);
+    }
+    log_check(f->log);
+    close_log(f);
+
+    open_log(f); /* from the footer now */
+    assert_true(f->summary.clean);
+    assert_int_equal(f->messages_count, 100);
+    assert_int_equal(f->messages[99].position, positions[99]);
+    expect_message(f, positions[99], 34, 990);
+    close_log(f);
+}
+
+static void large_bodies(void **state)
+{
+    struct fixture *f = *state;
+    static const size_t sizes[] = {4096,       4097,    65535,   65536,   65537, 200000,
+                                   256u << 10, 262145u, 1000000, 5000000, 1};
+    uint64_t positions[sizeof sizes / sizeof sizes[0]];
+    size_t count = sizeof sizes / sizeof sizes[0];
+
+    for (size_t round = 0; round < 2; round++) {
+        for (size_t i = 0; i < count && round == 0; i++)
+            positions[i] = append(f, 1, 1 + i, sizes[i]);
+        for (size_t i = 0; i < count; i++)
+            expect_message(f, positions[i], 1 + i, sizes[i]);
+        wait_durable(f);
+        for (size_t i = 0; i < count; i++)
+            expect_message(f, positions[i], 1 + i, sizes[i]);
+        crash_log(f);
+        open_log(f);
+        assert_int_equal(f->messages_count, count);
+        for (size_t i = 0; i < count; i++) {
+            assert_int_equal(f->messages[i].size, sizes[i]);
+            expect_message(f, positions[i], 1 + i, sizes[i]);
+        }
+    }
+    close_log(f);
+}
+
+static void lazy_records_go_out_by_themselves(void **state)
+{
+    struct fixture *f = *state;
+
+    append(f, 1, 1, 10);
+    simulated_run_for(f->loop, 30 * NANOSECONDS_PER_MS);
+    assert_int_equal(f->durable, 1);
+    /* the mark: an empty block behind it */
+    simulated_run_for(f->loop, 300 * NANOSECONDS_PER_MS);
+    assert_int_equal(f->durable, 2);
+    simulated_run_for(f->loop, 5000 * NANOSECONDS_PER_MS);
+    assert_int_equal(f->durable, 2);
+    close_log(f);
+}
+
+static void settlements_are_replayed(void **state)
+{
+    struct fixture *f = *state;
+
+    for (uint64_t i = 1; i <= 10; i++)
+        append(f, 5, i, 10);
+    for (uint64_t i = 3; i <= 7; i++)
+        log_settle(f->log, 5, i, i, 2);
+    log_append_returned(f->log, 5, 8, 9, 1);
+    log_append_delivered(f->log, 5, 10);
+    wait_durable(f);
+    crash_log(f);
+    open_log(f);
+    assert_int_equal(f->messages_count, 10);
+    assert_int_equal(f->settled_count, 1);
+    assert_int_equal(f->settled_first, 3);
+    assert_int_equal(f->settled_last, 7);
+    assert_int_equal(f->settled_why, 2);
+    assert_int_equal(f->returned_count, 1);
+    assert_int_equal(f->delivered_count, 1);
+    log_append_state(f->log, 5, slice_text("after"), false);
+    log_settle(f->log, 5, 8, 8, 1);
+    wait_durable(f);
+    crash_log(f);
+    open_log(f);
+    assert_string_equal(f->states, "5:after ");
+    assert_int_equal(f->settled_count, 1); /* the others are covered */
+    assert_int_equal(f->settled_first, 8);
+    assert_int_equal(f->returned_count, 0);
+    assert_int_equal(f->delivered_count, 0);
+    close_log(f);
+}
+
+static void catalog_and_states(void **state)
+{
+    struct fixture *f = *state;
+    uint8_t *large = memory_new(3 * LOG_STATE_MAX);
+
+    memset(large, 'x', 3 * LOG_STATE_MAX);
+    memcpy(large, "large", 5);
+    assert_int_equal(log_append_catalog(f->log, slice_text("a")), 0);
+    assert_int_equal(log_append_catalog(f->log, slice_text("b")), 0);
+    log_append_state(f->log, 1, slice_text("old"), false);
+    log_append_state(f->log, 2, slice_text("two"), false);
+    wait_durable(f);
+    crash_log(f);
+
+    open_log(f);
+    assert_string_equal(f->catalog, "a b ");
+    assert_string_equal(f->states, "1:old 2:two ");
+    log_snapshot_begin(f->log);
+    log_snapshot_item(f->log, slice_text("A"));
+    assert_int_equal(log_append_catalog(f->log, slice_text("c")), 0);
+    log_snapshot_item(f->log, slice_text("B"));
+    log_snapshot_end(f->log);
+    assert_int_equal(log_append_catalog(f->log, slice_text("d")), 0);
+    for (size_t i = 0; i < 3; i++)
+        log_append_state(f->log, 1, slice_of(large + i * LOG_STATE_MAX, LOG_STATE_MAX), i < 2);
+    log_drop_state(f->log, 2);
+    wait_durable(f);
+    crash_log(f);
+
+    open_log(f);
+    assert_string_equal(f->catalog, "A c B d ");
+    assert_int_equal(f->state_size, 3 * LOG_STATE_MAX);
+    assert_memory_equal(f->state, large, f->state_size);
+    assert_memory_equal(f->states, "1:large", 7);
+    assert_null(strstr(f->states, "2:"));
+    log_snapshot_begin(f->log);
+    log_snapshot_item(f->log, slice_text("Z")); /* incomplete: does not count */
+    wait_durable(f);
+    crash_log(f);
+
+    open_log(f);
+    assert_string_equal(f->catalog, "A c B d ");
+    close_log(f);
+    open_log(f);
+    assert_string_equal(f->catalog, "A c B d ");
+    assert_memory_equal(f->states, "1:large", 7);
+    close_log(f);
+    free(large);
+}
+
+#define TEST(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(empty_opens_again),
+        TEST(durable_comes_back),
+        TEST(large_bodies),
+        TEST(lazy_records_go_out_by_themselves),
+        TEST(settlements_are_replayed),
+        TEST(catalog_and_states),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
