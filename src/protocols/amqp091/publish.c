@@ -186,13 +186,15 @@ static void publish_message(struct channel *channel, struct message *message, bo
                             const struct more_keys *more)
 {
     struct session *session = channel->session;
-    struct publish publish = {
-        .message = message,
-        .more_keys = more ? more->keys : NULL,
-        .more_keys_count = more ? more->count : 0,
-        .publisher = channel->publisher,
-    };
+    struct publish publish; /* not zeroed as a whole: its failure is large and rarely used */
 
+    publish.message = message;
+    publish.more_keys = more ? more->keys : NULL;
+    publish.more_keys_count = more ? more->count : 0;
+    publish.publisher = channel->publisher;
+    publish.queues = 0;
+    publish.failure.code = 0;
+    publish.failure.text[0] = 0;
     if (channel->transaction) {
         if (!transaction_publish(channel, message, mandatory, publish.more_keys,
                                  publish.more_keys_count))

@@ -144,8 +144,6 @@ void unacked_remove(struct unacked *unacked, uint64_t tag)
         unacked->spare = chunk;
     while (unacked->first < unacked->end && !*place_of(unacked, unacked->first))
         unacked->first++;
-    while (unacked->first < unacked->end && !*place_of(unacked, unacked->end - 1))
-        unacked->end--;
 }
 
 uint64_t unacked_next(const struct unacked *unacked, uint64_t tag)
