@@ -234,6 +234,7 @@ static void test_equivalence(void **state)
          {TEXT("x-queue-type", "classic")},
          "received 'classic' but current is 'quorum'"},
         {{TEXT("my-own", "1")}, {TEXT("my-own", "2")}, NULL}, /* nobody's: not compared */
+        {{{.type = 0}}, {TEXT("x-max-age", "1D")}, NULL},     /* a stream's: neither */
         {{BOOLEAN("x-single-active-consumer", true), NUMBER("x-max-length", 'I', 1)},
          {NUMBER("x-max-length", 'b', 1), BOOLEAN("x-single-active-consumer", true)},
          NULL},

@@ -476,6 +476,36 @@ static void test_arguments_are_identity(void **state)
     stop(&f);
 }
 
+/* Decimals all hash the same: such bindings are in one chain, from whose every place they leave. */
+static void test_equal_hashes(void **state)
+{
+    (void)state;
+    static const unsigned orders[][3] = {{0, 1, 2}, {0, 2, 1}, {1, 0, 2},
+                                         {1, 2, 0}, {2, 0, 1}, {2, 1, 0}};
+    uint8_t memory[3][32];
+    struct slice arguments[3];
+    for (int i = 0; i < 3; i++) {
+        struct writer w = writer_of(memory[i], sizeof memory[i]);
+        fields_put(&w, &(struct field){slice_text("d"), 'D', {.decimal = {2, i}}});
+        arguments[i] = slice_of(memory[i], writer_size(&w));
+    }
+    assert_true(fields_hash(arguments[0], 1) == fields_hash(arguments[1], 1));
+    for (size_t o = 0; o < sizeof orders / sizeof orders[0]; o++) {
+        struct fixture f = start();
+        struct route_exchange *x = route_exchange_add(f.table, 1, EXCHANGE_DIRECT);
+        for (int i = 0; i < 3; i++) {
+            assert_true(route_bind(x, queue(1), slice_text("k"), arguments[i]));
+            assert_false(route_bind(x, queue(1), slice_text("k"), arguments[i]));
+        }
+        for (int i = 0; i < 3; i++) {
+            assert_true(route_unbind(x, queue(1), slice_text("k"), arguments[orders[o][i]]));
+            assert_false(route_unbind(x, queue(1), slice_text("k"), arguments[orders[o][i]]));
+            route_table_check(f.table);
+        }
+        stop(&f);
+    }
+}
+
 /* ---- between exchanges ---- */
 
 static void test_exchange_to_exchange(void **state)
@@ -737,6 +767,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_headers_by_hand),
         cmocka_unit_test(test_headers_x_match_is_checked),
         cmocka_unit_test(test_arguments_are_identity),
+        cmocka_unit_test(test_equal_hashes),
         cmocka_unit_test(test_exchange_to_exchange),
         cmocka_unit_test(test_alternate),
         cmocka_unit_test(test_remove_target),
