@@ -8,11 +8,8 @@
 #define CONTENT_VERSION 1u
 #define FLAGS_KNOWN     MESSAGE_PERSISTENT
 
-/* Version, format, flags, priority; two sizes of a byte; four varints. */
-#define FIXED_MAX (4u + 2u + 4u * VARINT_SIZE_MAX)
-
 _Static_assert(sizeof(struct message) == 56, "it is paid for each message in memory");
-_Static_assert(FIXED_MAX <= 64, "see MESSAGE_HEAD_MAX");
+_Static_assert(6 + 4 * VARINT_SIZE_MAX <= 64, "see MESSAGE_HEAD_MAX");
 
 /* ---- making ---- */
 
@@ -121,23 +118,6 @@ size_t message_footprint(const struct message *m)
 
 /* ---- as stored: the table is in the header ---- */
 
-static struct writer fixed_part(const struct message *m, uint8_t memory[static FIXED_MAX])
-{
-    struct writer w = writer_of(memory, FIXED_MAX);
-
-    write_u8(&w, CONTENT_VERSION);
-    write_u8(&w, m->format);
-    write_u8(&w, m->flags);
-    write_u8(&w, m->priority);
-    write_varint(&w, m->published_at_ms);
-    write_varint(&w, m->expires_at_ms);
-    write_u8(&w, m->exchange_size);
-    write_u8(&w, m->key_size);
-    write_varint(&w, m->properties_size);
-    write_varint(&w, m->body_size);
-    return w;
-}
-
 size_t message_head_size(const struct message *m)
 {
     return 6 + varint_size(m->published_at_ms) + varint_size(m->expires_at_ms) +
@@ -145,15 +125,36 @@ size_t message_head_size(const struct message *m)
            m->key_size + m->properties_size;
 }
 
+static uint8_t *put_varint(uint8_t *to, uint64_t v)
+{
+    for (; v >= 0x80; v >>= 7)
+        *to++ = (uint8_t)(v | 0x80);
+    *to++ = (uint8_t)v;
+    return to;
+}
+
+/* For each message in the log: so its room is asked for once, and then filled. */
 void message_encode_head(const struct message *m, struct writer *writer)
 {
-    uint8_t memory[FIXED_MAX];
-    struct writer fixed = fixed_part(m, memory);
+    size_t size = message_head_size(m);
+    uint8_t *start = writer_take(writer, size), *to = start;
 
-    write_bytes(writer, slice_of(memory, writer_size(&fixed)));
+    if (!start)
+        return;
+    *to++ = CONTENT_VERSION;
+    *to++ = m->format;
+    *to++ = m->flags;
+    *to++ = m->priority;
+    to = put_varint(to, m->published_at_ms);
+    to = put_varint(to, m->expires_at_ms);
+    *to++ = m->exchange_size;
+    *to++ = m->key_size;
+    to = put_varint(to, m->properties_size);
+    to = put_varint(to, m->body_size);
     /* exchange, key and properties stand behind each other here, too */
-    write_bytes(writer,
-                slice_of(m->bytes, (size_t)m->exchange_size + m->key_size + m->properties_size));
+    to =
+        append(to, slice_of(m->bytes, (size_t)m->exchange_size + m->key_size + m->properties_size));
+    ASSERT((size_t)(to - start) == size);
 }
 
 int message_decode(struct account *account, struct slice content, struct message **message)
