@@ -37,11 +37,11 @@ soak:
 
 asan:
 	@tools/install-packages build test
-	@tools/test --build build-asan --variant asan unit simulation
+	@tools/test --build build-asan --variant asan unit simulation integration
 
 tsan:
 	@tools/install-packages build test
-	@tools/test --build build-tsan --variant tsan unit
+	@tools/test --build build-tsan --variant tsan unit integration
 
 clang:
 	@tools/install-packages build check
