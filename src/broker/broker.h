@@ -105,13 +105,11 @@ struct request {
         struct consumer *consumer; /* subscribe */
     } result;
 
-    void *cookie; /* the session's */
-
     /* The broker's from here. */
     struct client *client;
     struct list link;
     uint64_t wait_block;
-    void (*resume)(struct request *request);
+    bool is_get; /* its result may hold a lease */
     void *internal;
 };
 

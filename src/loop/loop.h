@@ -22,7 +22,7 @@
 
 #define TURN_SLICE_NS      500000u  /* what one resumable job may use of a turn */
 #define TURN_LONG_NS       1000000u /* longer turns are counted in loop_statistics.long_turns */
-#define NANOSECONDS_PER_MS 1000000ull
+#define NANOSECONDS_PER_MS UINT64_C(1000000)
 
 struct loop;
 

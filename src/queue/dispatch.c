@@ -92,14 +92,29 @@ int queue_take(struct queue *queue, struct queue_item *item)
     return 0;
 }
 
+/* Behind all of the same or a higher priority. Where all have the same, that is the end. */
+static void insert_active(struct consumer *consumer)
+{
+    struct list *active = &consumer->queue->active;
+    struct list *behind = active->previous;
+
+    while (behind != active &&
+           CONTAINER_OF(behind, struct consumer, link)->priority < consumer->priority)
+        behind = behind->previous;
+    list_insert_before(behind->next, &consumer->link);
+}
+
 static void consumer_place(struct consumer *consumer)
 {
     bool can = consumer->credit_messages > 0 && consumer->credit_bytes > 0 && !consumer->parked;
 
     list_remove(&consumer->link);
-    list_append(can ? &consumer->queue->active : &consumer->queue->idle, &consumer->link);
-    if (can)
-        queue_activate(consumer->queue);
+    if (!can) {
+        list_append(&consumer->queue->idle, &consumer->link);
+        return;
+    }
+    insert_active(consumer);
+    queue_activate(consumer->queue);
 }
 
 static void charge(struct consumer *consumer, const struct queue_item *item)

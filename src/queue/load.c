@@ -10,6 +10,7 @@
 
 struct queue_load {
     struct log_read read;
+    struct list link;
     struct queue *queue;
     uint64_t page; /* number */
     uint8_t index[LOG_READ_MAX];
@@ -21,9 +22,10 @@ static void load_end(struct queue_load *load)
     struct queue *queue = load->queue;
     struct queue_page *page = page_get(queue, load->page);
 
-    ASSERT(page && page->loading && queue->loads > 0);
+    ASSERT(page && page->loading && queue->loads_count > 0);
     page->loading = false;
-    queue->loads--;
+    list_remove(&load->link);
+    queue->loads_count--;
     if (page->live == 0)
         page_trim(queue, load->page);
     free(load);
@@ -63,13 +65,12 @@ static void load_done(struct log_read *read)
         uint64_t sequence = load->page * QUEUE_PAGE + index;
         bool wanted =
             (page->live & page_bit(sequence)) && page->positions[index] == read->positions[i];
-        if (read->messages[i]) {
-            if (wanted && !page->messages)
-                page->messages = memory_new(QUEUE_PAGE * sizeof *page->messages);
-            if (wanted && !page->messages[index])
-                page->messages[index] = read->messages[i];
-            else
-                message_unref(read->messages[i]);
+        if (read->messages[i] && wanted) {
+            page_heat(queue, page);
+            ASSERT(!page->messages[index]);
+            page->messages[index] = read->messages[i];
+        } else if (read->messages[i]) {
+            message_unref(read->messages[i]);
         } else if (wanted && read->results[i] == E_CORRUPT) {
             quarantine(queue, page, sequence, read->results[i]);
         } else if (wanted) {
@@ -99,8 +100,19 @@ static void load_start(struct queue *queue, uint64_t number, struct queue_page *
     ASSERT(load->read.count > 0);
     load->read.done = load_done;
     page->loading = true;
-    queue->loads++;
+    list_append(&queue->loads, &load->link);
+    queue->loads_count++;
     log_read(queue->log, &load->read);
+}
+
+void loads_abandon(struct queue *queue)
+{
+    for (struct list *link; (link = list_take_first(&queue->loads));) {
+        struct queue_load *load = CONTAINER_OF(link, struct queue_load, link);
+        timer_stop(&load->retry);
+        free(load);
+        queue->loads_count--;
+    }
 }
 
 static bool page_is_cold(const struct queue_page *page)
@@ -122,8 +134,8 @@ bool queue_is_hot(struct queue *queue, uint64_t sequence)
     if (page->messages && page->messages[index] && index % 16 != 0)
         return true;
     /* at some places in each page: look ahead, too */
-    for (uint64_t n = page_number(sequence); n < queue->page_end && queue->loads < QUEUE_READ_AHEAD;
-         n++) {
+    for (uint64_t n = page_number(sequence);
+         n < queue->page_end && queue->loads_count < QUEUE_READ_AHEAD; n++) {
         if (n >= page_number(sequence) + QUEUE_READ_AHEAD)
             break;
         struct queue_page *ahead = *page_slot(queue, n);

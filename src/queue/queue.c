@@ -13,6 +13,7 @@ void queue_init(struct queue *queue, struct queue_host *host, uint64_t id, struc
     queue->references = 1;
     queue->next = queue->fresh = 1;
     queue->returned_first = UINT64_MAX;
+    list_init(&queue->loads);
     list_init(&queue->active);
     list_init(&queue->idle);
     list_init(&queue->ready_link);
@@ -23,7 +24,7 @@ void queue_init(struct queue *queue, struct queue_host *host, uint64_t id, struc
 void queue_fini(struct queue *queue)
 {
     ASSERT(queue->references == 0);
-    ASSERT(queue->loads == 0 && queue->consumers == 0);
+    ASSERT(queue->loads_count == 0 && queue->consumers == 0);
     ASSERT(queue->page_first == queue->page_end);
     list_remove(&queue->ready_link);
     list_remove(&queue->mark_link);
@@ -71,16 +72,36 @@ struct queue_page *page_make(struct queue *queue, uint64_t number)
         *page_slot(queue, queue->page_end++) = NULL;
 
     struct queue_page **slot = page_slot(queue, number);
-    if (!*slot)
+    if (!*slot) {
         *slot = memory_new(sizeof **slot);
+        account_add(queue->host->memory, sizeof **slot);
+    }
     return *slot;
 }
 
-static void page_free(struct queue_page *page)
+void page_heat(struct queue *queue, struct queue_page *page)
 {
+    if (page->messages)
+        return;
+    page->messages = memory_new(QUEUE_PAGE * sizeof *page->messages);
+    account_add(queue->host->memory, QUEUE_PAGE * sizeof *page->messages);
+}
+
+void page_cool(struct queue *queue, struct queue_page *page)
+{
+    if (!page->messages)
+        return;
     free(page->messages);
+    page->messages = NULL;
+    account_release(queue->host->memory, QUEUE_PAGE * sizeof *page->messages);
+}
+
+static void page_free(struct queue *queue, struct queue_page *page)
+{
+    page_cool(queue, page);
     free(page->counts);
     free(page);
+    account_release(queue->host->memory, sizeof *page);
 }
 
 /* A page that is being read stays: its load looks for it. */
@@ -99,7 +120,7 @@ void page_trim(struct queue *queue, uint64_t number)
         return;
     struct queue_page **slot = page_slot(queue, number);
     if (*slot) {
-        page_free(*slot);
+        page_free(queue, *slot);
         *slot = NULL;
     }
     while (queue->page_first < queue->page_end && !*page_slot(queue, queue->page_first) &&
@@ -179,8 +200,7 @@ void queue_push(struct queue *queue, struct message *message, uint64_t position)
     bool cold = position && queue->host->memory->used > queue->host->hot_bytes_max &&
                 sequence - queue->fresh > QUEUE_HOT_PAGES * QUEUE_PAGE;
     if (!cold) {
-        if (!page->messages)
-            page->messages = memory_new(QUEUE_PAGE * sizeof *page->messages);
+        page_heat(queue, page);
         page->messages[index] = message_ref(message);
     }
     page->positions[index] = position;
@@ -342,11 +362,28 @@ bool queue_discard(struct queue *queue)
         if (*slot && (*slot)->loading)
             return false; /* the read will find nothing live, and then the page goes */
         if (*slot)
-            page_free(*slot);
+            page_free(queue, *slot);
         *slot = NULL;
         queue->page_first++;
     }
-    return queue->loads == 0;
+    return queue->loads_count == 0;
+}
+
+void queue_abandon(struct queue *queue)
+{
+    queue->closed = true;
+    queue->consumers = 0;
+    queue->references = 0;
+    loads_abandon(queue);
+    for (; queue->page_first < queue->page_end; queue->page_first++) {
+        struct queue_page *page = *page_slot(queue, queue->page_first);
+        for (unsigned i = 0; page && page->messages && i < QUEUE_PAGE; i++) {
+            if (page->messages[i])
+                message_unref(page->messages[i]);
+        }
+        if (page)
+            page_free(queue, page);
+    }
 }
 
 bool queue_cool(struct queue *queue, uint64_t *position)
@@ -370,10 +407,8 @@ bool queue_cool(struct queue *queue, uint64_t *position)
             }
             empty = empty && !page->messages[i];
         }
-        if (empty) {
-            free(page->messages);
-            page->messages = NULL;
-        }
+        if (empty)
+            page_cool(queue, page);
     }
     return true;
 }

@@ -15,8 +15,8 @@
  * read back when their turn comes, some pages ahead. A message without position (transient) is
  * always hot.
  *
- * Delivery goes round the consumers that have credit. Ready messages go out in the order of their
- * sequence, returned ones first, since theirs is lower.
+ * Delivery goes round the consumers that have credit, among those of the highest priority. Ready
+ * messages go out in the order of their sequence, returned ones first, since theirs is lower.
  *
  * After an unclean stop nobody knows what had been delivered. So a queue logs, before it delivers a
  * sequence, a mark beyond it (in strides of QUEUE_MARK_STRIDE): whatever is below the last mark
@@ -125,9 +125,10 @@ struct queue {
     uint64_t ready_bytes, leased_bytes; /* of bodies */
 
     uint64_t mark_logged, mark_durable, mark_block;
-    unsigned loads; /* being read from the log */
+    struct list loads; /* being read from the log */
+    unsigned loads_count;
 
-    struct list active; /* consumers with credit, in turn */
+    struct list active; /* consumers with credit, by falling priority, then in turn */
     struct list idle;   /* consumers without */
     uint32_t consumers;
     bool getters_wait; /* the owner has requests for single messages: events->get */
@@ -185,6 +186,10 @@ uint64_t queue_purge(struct queue *queue, uint64_t end, uint64_t *position, enum
 void queue_close(struct queue *queue);
 bool queue_discard(struct queue *queue);
 
+/* The process ends, or a simulated one has crashed: gives back all memory, whoever refers to it.
+ * The log is gone. */
+void queue_abandon(struct queue *queue);
+
 /* Gives back the memory of messages that can be read from the log, beyond the hot pages. For a
  * slice; start with *position 0; true when done. */
 bool queue_cool(struct queue *queue, uint64_t *position);
@@ -199,6 +204,7 @@ struct consumer {
     struct list link;
     struct queue *queue;
     void *owner;              /* the owner's, free to use */
+    int32_t priority;         /* while one of a higher priority has credit, lower ones wait */
     uint32_t credit_messages; /* or CONSUMER_UNLIMITED */
     int64_t credit_bytes;     /* one delivery may take it below 0 */
     bool settles_itself;
@@ -206,7 +212,8 @@ struct consumer {
     uint64_t delivered;
 };
 
-/* The fields queue, owner, credit and settles_itself are set. Takes a reference on the queue. */
+/* The fields queue, owner, priority, credit and settles_itself are set. Takes a reference on the
+ * queue. */
 void consumer_add(struct consumer *consumer);
 
 /* Gives its reference back: true when it was the last. */

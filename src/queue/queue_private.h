@@ -47,6 +47,11 @@ static inline struct queue_page *page_get(const struct queue *queue, uint64_t nu
 /* The page of that number, made if need be; numbers below page_first only in recovery. */
 struct queue_page *page_make(struct queue *queue, uint64_t number);
 
+/* A page gets, and gives back, its room for messages in memory (which is charged to the host's
+ * account). */
+void page_heat(struct queue *queue, struct queue_page *page);
+void page_cool(struct queue *queue, struct queue_page *page);
+
 /* Frees the page of that number if nothing in it is live and no push will come to it. */
 void page_trim(struct queue *queue, uint64_t number);
 
@@ -66,6 +71,9 @@ void queue_remove(struct queue *queue, struct queue_page *page, uint64_t sequenc
 /* Is the message of that sequence in memory? If not, reading it has been started (or waits for a
  * retry). */
 bool queue_is_hot(struct queue *queue, uint64_t sequence);
+
+/* Forgets all reads that are under way. */
+void loads_abandon(struct queue *queue);
 
 /* May that sequence be given out, or must a mark become durable first? */
 bool queue_mark_allows(struct queue *queue, uint64_t sequence);

@@ -1,0 +1,739 @@
+#include "broker/catalog.h"
+
+#include "base/assert.h"
+#include "base/memory.h"
+#include "broker/broker.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+void catalog_init(struct catalog *catalog, struct loop *loop, struct queue_host *host)
+{
+    memset(catalog, 0, sizeof *catalog);
+    catalog->seed = loop_random(loop);
+    catalog->loop = loop;
+    catalog->host = host;
+    catalog->next_id = 1;
+    catalog->routes = route_table_new(catalog->seed);
+    map_init_bytes(&catalog->vhosts, catalog->seed);
+    map_init_numbers(&catalog->vhosts_by_id, catalog->seed);
+    map_init_bytes(&catalog->users, catalog->seed);
+    map_init_bytes(&catalog->permissions, catalog->seed);
+    map_init_numbers(&catalog->exchanges_by_id, catalog->seed);
+    map_init_numbers(&catalog->queues_by_id, catalog->seed);
+}
+
+/* ---- look-ups ---- */
+
+struct vhost *catalog_vhost(const struct catalog *catalog, struct slice name)
+{
+    return map_get(&catalog->vhosts, name);
+}
+
+struct user *catalog_user(const struct catalog *catalog, struct slice name)
+{
+    return map_get(&catalog->users, name);
+}
+
+#define PERMISSION_KEY_MAX (NAME_MAX_BYTES + 32)
+
+static size_t permission_key(char *key, size_t size, struct slice user, uint64_t vhost)
+{
+    int length = snprintf(key, size, "%.*s%c%" PRIu64, SLICE_ARGS(user), 0, vhost);
+    return length > 0 && (size_t)length < size ? (size_t)length : 0;
+}
+
+struct permission *catalog_permission(const struct catalog *catalog, struct slice user,
+                                      const struct vhost *vhost)
+{
+    char key[PERMISSION_KEY_MAX];
+    size_t size = permission_key(key, sizeof key, user, vhost->id);
+    return map_get(&catalog->permissions, slice_of(key, size));
+}
+
+struct catalog_exchange *vhost_exchange(const struct vhost *vhost, struct slice name)
+{
+    return name.size == 0 ? vhost->default_exchange : map_get(&vhost->exchanges, name);
+}
+
+struct catalog_queue *vhost_queue(const struct vhost *vhost, struct slice name)
+{
+    return map_get(&vhost->queues, name);
+}
+
+struct catalog_queue *catalog_queue_by_id(const struct catalog *catalog, uint64_t id)
+{
+    return map_get_number(&catalog->queues_by_id, id);
+}
+
+/* ---- putting in ---- */
+
+static void id_used(struct catalog *catalog, uint64_t id)
+{
+    if (id >= catalog->next_id)
+        catalog->next_id = id + 1;
+}
+
+struct vhost *catalog_put_vhost(struct catalog *catalog, uint64_t id, struct slice name)
+{
+    struct vhost *vhost = catalog_vhost(catalog, name);
+
+    id_used(catalog, id);
+    if (vhost)
+        return vhost;
+    vhost = memory_new(sizeof *vhost);
+    vhost->id = id;
+    vhost->name = memory_text(name);
+    map_init_bytes(&vhost->exchanges, catalog->seed);
+    map_init_bytes(&vhost->queues, catalog->seed);
+    map_put(&catalog->vhosts, slice_text(vhost->name), vhost);
+    map_put_number(&catalog->vhosts_by_id, id, vhost);
+    catalog->version++;
+    return vhost;
+}
+
+static void put_user(struct catalog *catalog, struct slice name, struct slice hash,
+                     struct slice tags)
+{
+    struct user *user = catalog_user(catalog, name);
+
+    if (!user) {
+        user = memory_new(sizeof *user);
+        user->name = memory_text(name);
+        map_put(&catalog->users, slice_text(user->name), user);
+    }
+    free(user->hash);
+    free(user->tags);
+    user->hash = memory_text(hash);
+    user->tags = memory_text(tags);
+    catalog->version++;
+    catalog->people_version++;
+}
+
+static void permission_free(struct permission *permission)
+{
+    pattern_free(permission->configure);
+    pattern_free(permission->write);
+    pattern_free(permission->read);
+    free(permission->key);
+    free(permission);
+}
+
+static int put_permission(struct catalog *catalog, struct slice user_name, uint64_t vhost_id,
+                          struct slice configure, struct slice write, struct slice read)
+{
+    struct user *user = catalog_user(catalog, user_name);
+    struct vhost *vhost = map_get_number(&catalog->vhosts_by_id, vhost_id);
+    char key[PERMISSION_KEY_MAX];
+    size_t size = permission_key(key, sizeof key, user_name, vhost_id);
+    struct failure failure;
+
+    if (!user || !vhost) {
+        catalog->unknown_records++;
+        return 0;
+    }
+    struct permission *permission = memory_new(sizeof *permission);
+    if (pattern_new(configure, &permission->configure, &failure) != 0 ||
+        pattern_new(write, &permission->write, &failure) != 0 ||
+        pattern_new(read, &permission->read, &failure) != 0) {
+        permission_free(permission);
+        return E_CORRUPT;
+    }
+    struct permission *old = map_remove(&catalog->permissions, slice_of(key, size));
+    if (old)
+        permission_free(old);
+    permission->user = user;
+    permission->vhost = vhost;
+    permission->key = memory_text(slice_of(key, size));
+    map_put(&catalog->permissions, slice_of(permission->key, size), permission);
+    catalog->version++;
+    catalog->people_version++;
+    return 0;
+}
+
+/* An exchange that names an alternate finds it now or when that is declared. */
+static void link_alternates(struct catalog *catalog, struct vhost *vhost)
+{
+    struct map_cursor cursor = {0};
+
+    (void)catalog;
+    for (struct catalog_exchange *e; (e = map_next(&vhost->exchanges, &cursor));) {
+        if (!e->alternate_name)
+            continue;
+        struct catalog_exchange *alternate = vhost_exchange(vhost, slice_text(e->alternate_name));
+        if (alternate != e->alternate) {
+            e->alternate = alternate;
+            route_set_alternate(e->route, alternate ? alternate->route : NULL);
+        }
+    }
+}
+
+struct catalog_exchange *catalog_put_exchange(struct catalog *catalog, struct vhost *vhost,
+                                              uint64_t id, uint8_t flags, enum exchange_type type,
+                                              struct slice name, struct slice arguments)
+{
+    struct catalog_exchange *exchange = vhost_exchange(vhost, name);
+    struct slice alternate;
+
+    id_used(catalog, id);
+    if (exchange)
+        return exchange;
+    exchange = memory_new(sizeof *exchange);
+    exchange->id = id;
+    exchange->vhost = vhost;
+    exchange->name = memory_text(name);
+    exchange->type = type;
+    exchange->flags = flags;
+    exchange->arguments = (uint8_t *)memory_text(arguments);
+    exchange->arguments_size = arguments.size;
+    exchange->route = route_exchange_add(catalog->routes, id, type);
+    if (fields_text(arguments, "alternate-exchange", &alternate))
+        exchange->alternate_name = memory_text(alternate);
+    if (name.size == 0)
+        vhost->default_exchange = exchange;
+    else
+        map_put(&vhost->exchanges, slice_text(exchange->name), exchange);
+    map_put_number(&catalog->exchanges_by_id, id, exchange);
+    link_alternates(catalog, vhost);
+    catalog->version++;
+    return exchange;
+}
+
+struct catalog_queue *catalog_put_queue(struct catalog *catalog, struct vhost *vhost, uint64_t id,
+                                        uint8_t flags, struct slice name, struct slice arguments)
+{
+    struct catalog_queue *queue = vhost_queue(vhost, name);
+    struct failure failure;
+
+    bool logged = (flags & CATALOG_DURABLE) && !(flags & CATALOG_EXCLUSIVE);
+
+    id_used(catalog, id);
+    if (queue)
+        return queue;
+    queue = memory_new(sizeof *queue);
+    queue_init(&queue->queue, catalog->host, id, logged ? catalog->host->log : NULL);
+    queue->vhost = vhost;
+    queue->name = memory_text(name);
+    queue->flags = flags;
+    queue->arguments = (uint8_t *)memory_text(arguments);
+    queue->arguments_size = arguments.size;
+    queue->used_ns = loop_now_ns(catalog->loop);
+    list_init(&queue->owner_link);
+    list_init(&queue->discard_link);
+    list_init(&queue->subscriptions);
+    list_init(&queue->getters);
+    /* they were checked when it was declared; what an older release let pass acts as far as it can
+     */
+    int result =
+        queue_arguments_check(arguments, queue->name, vhost->name, &queue->settings, &failure);
+    (void)result;
+    map_put(&vhost->queues, slice_text(queue->name), queue);
+    map_put_number(&catalog->queues_by_id, id, queue);
+    catalog->version++;
+    catalog->queue_added(catalog->context, queue);
+    return queue;
+}
+
+/* ---- taking out ---- */
+
+struct lost {
+    void (*function)(void *context, uint64_t exchange_id);
+    void *context;
+    struct catalog *catalog;
+};
+
+static void binding_lost(void *context, struct route_exchange *source, struct slice key,
+                         struct slice arguments)
+{
+    struct lost *lost = context;
+    struct catalog_exchange *exchange =
+        map_get_number(&lost->catalog->exchanges_by_id, route_exchange_id(source));
+
+    (void)key;
+    (void)arguments;
+    if (exchange) {
+        exchange->vhost->binding_count--;
+        if (exchange->type == EXCHANGE_HEADERS)
+            exchange->vhost->headers_bindings--;
+    }
+    if (lost->function)
+        lost->function(lost->context, route_exchange_id(source));
+}
+
+void catalog_drop_exchange(struct catalog *catalog, struct catalog_exchange *exchange,
+                           void (*function)(void *context, uint64_t exchange_id), void *context)
+{
+    struct vhost *vhost = exchange->vhost;
+    struct lost lost = {function, context, catalog};
+
+    map_remove(&vhost->exchanges, slice_text(exchange->name));
+    map_remove_number(&catalog->exchanges_by_id, exchange->id);
+    vhost->binding_count -= route_binding_count(exchange->route);
+    if (exchange->type == EXCHANGE_HEADERS)
+        vhost->headers_bindings -= route_binding_count(exchange->route);
+    route_remove_target(catalog->routes, exchange->id, binding_lost, &lost);
+    link_alternates(catalog, vhost);
+    route_exchange_remove(catalog->routes, exchange->route);
+    catalog->version++;
+    free(exchange->name);
+    free(exchange->arguments);
+    free(exchange->alternate_name);
+    free(exchange);
+}
+
+void catalog_drop_queue(struct catalog *catalog, struct catalog_queue *queue,
+                        void (*function)(void *context, uint64_t exchange_id), void *context)
+{
+    struct lost lost = {function, context, catalog};
+
+    map_remove(&queue->vhost->queues, slice_text(queue->name));
+    map_remove_number(&catalog->queues_by_id, queue->queue.id);
+    route_remove_target(catalog->routes, queue->queue.id, binding_lost, &lost);
+    timer_stop(&queue->expiry);
+    catalog->version++;
+    catalog->queue_dropped(catalog->context, queue);
+}
+
+void catalog_free_queue(struct catalog_queue *queue)
+{
+    queue_fini(&queue->queue);
+    free(queue->name);
+    free(queue->arguments);
+    free(queue);
+}
+
+bool catalog_bind(struct catalog *catalog, struct catalog_exchange *source,
+                  struct route_target target, struct slice key, struct slice arguments)
+{
+    if (!route_bind(source->route, target, key, arguments))
+        return false;
+    source->had_bindings = true;
+    source->vhost->binding_count++;
+    if (source->type == EXCHANGE_HEADERS)
+        source->vhost->headers_bindings++;
+    catalog->version++;
+    return true;
+}
+
+bool catalog_unbind(struct catalog *catalog, struct catalog_exchange *source,
+                    struct route_target target, struct slice key, struct slice arguments)
+{
+    if (!route_unbind(source->route, target, key, arguments))
+        return false;
+    source->vhost->binding_count--;
+    if (source->type == EXCHANGE_HEADERS)
+        source->vhost->headers_bindings--;
+    catalog->version++;
+    return true;
+}
+
+/* ---- the end ---- */
+
+static void vhost_free(struct vhost *vhost)
+{
+    map_fini(&vhost->exchanges);
+    map_fini(&vhost->queues);
+    free(vhost->name);
+    free(vhost);
+}
+
+void catalog_fini(struct catalog *catalog)
+{
+    struct map_cursor cursor = {0};
+
+    for (struct catalog_exchange *e; (e = map_next(&catalog->exchanges_by_id, &cursor));) {
+        free(e->name);
+        free(e->arguments);
+        free(e->alternate_name);
+        free(e);
+    }
+    cursor = (struct map_cursor){0};
+    for (struct permission *p; (p = map_next(&catalog->permissions, &cursor));)
+        permission_free(p);
+    cursor = (struct map_cursor){0};
+    for (struct user *u; (u = map_next(&catalog->users, &cursor));) {
+        free(u->name);
+        free(u->hash);
+        free(u->tags);
+        free(u);
+    }
+    cursor = (struct map_cursor){0};
+    for (struct vhost *v; (v = map_next(&catalog->vhosts_by_id, &cursor));)
+        vhost_free(v);
+    route_table_free(catalog->routes);
+    map_fini(&catalog->vhosts);
+    map_fini(&catalog->vhosts_by_id);
+    map_fini(&catalog->users);
+    map_fini(&catalog->permissions);
+    map_fini(&catalog->exchanges_by_id);
+    map_fini(&catalog->queues_by_id);
+}
+
+/* ---- events ---- */
+
+static void write_text(struct writer *w, struct slice text)
+{
+    write_varint(w, text.size);
+    write_bytes(w, text);
+}
+
+static struct slice read_text(struct reader *r)
+{
+    return read_bytes(r, (size_t)read_varint(r));
+}
+
+void catalog_encode_next_id(struct writer *w, uint64_t id)
+{
+    write_u8(w, CATALOG_NEXT_ID);
+    write_varint(w, id);
+}
+
+void catalog_encode_vhost(struct writer *w, uint64_t id, struct slice name)
+{
+    write_u8(w, CATALOG_VHOST);
+    write_varint(w, id);
+    write_text(w, name);
+}
+
+void catalog_encode_user(struct writer *w, struct slice name, struct slice hash, struct slice tags)
+{
+    write_u8(w, CATALOG_USER);
+    write_text(w, name);
+    write_text(w, hash);
+    write_text(w, tags);
+}
+
+void catalog_encode_permission(struct writer *w, struct slice user, uint64_t vhost,
+                               struct slice configure, struct slice write, struct slice read)
+{
+    write_u8(w, CATALOG_PERMISSION);
+    write_text(w, user);
+    write_varint(w, vhost);
+    write_text(w, configure);
+    write_text(w, write);
+    write_text(w, read);
+}
+
+void catalog_encode_exchange(struct writer *w, uint64_t id, uint64_t vhost, uint8_t flags,
+                             enum exchange_type type, struct slice name, struct slice arguments)
+{
+    write_u8(w, CATALOG_EXCHANGE);
+    write_varint(w, id);
+    write_varint(w, vhost);
+    write_u8(w, flags);
+    write_u8(w, (uint8_t)type);
+    write_text(w, name);
+    write_text(w, arguments);
+}
+
+void catalog_encode_queue(struct writer *w, uint64_t id, uint64_t vhost, uint8_t flags,
+                          struct slice name, struct slice arguments)
+{
+    write_u8(w, CATALOG_QUEUE);
+    write_varint(w, id);
+    write_varint(w, vhost);
+    write_u8(w, flags);
+    write_text(w, name);
+    write_text(w, arguments);
+}
+
+void catalog_encode_drop(struct writer *w, enum catalog_event kind, uint64_t id)
+{
+    write_u8(w, (uint8_t)kind);
+    write_varint(w, id);
+}
+
+void catalog_encode_binding(struct writer *w, enum catalog_event kind, uint64_t source,
+                            uint64_t target, struct slice key, struct slice arguments)
+{
+    write_u8(w, (uint8_t)kind);
+    write_varint(w, source);
+    write_varint(w, target);
+    write_text(w, key);
+    write_text(w, arguments);
+}
+
+static int apply_exchange(struct catalog *catalog, struct reader *r)
+{
+    uint64_t id = read_varint(r), vhost_id = read_varint(r);
+    uint8_t flags = read_u8(r), type = read_u8(r);
+    struct slice name = read_text(r), arguments = read_text(r);
+    struct vhost *vhost = map_get_number(&catalog->vhosts_by_id, vhost_id);
+
+    if (r->failed || id == 0 || type >= EXCHANGE_TYPES || name.size > NAME_MAX_BYTES)
+        return E_CORRUPT;
+    if (vhost)
+        catalog_put_exchange(catalog, vhost, id, flags, (enum exchange_type)type, name, arguments);
+    else
+        catalog->unknown_records++;
+    return 0;
+}
+
+static int apply_queue(struct catalog *catalog, struct reader *r)
+{
+    uint64_t id = read_varint(r), vhost_id = read_varint(r);
+    uint8_t flags = read_u8(r);
+    struct slice name = read_text(r), arguments = read_text(r);
+    struct vhost *vhost = map_get_number(&catalog->vhosts_by_id, vhost_id);
+
+    if (r->failed || id == 0 || name.size == 0 || name.size > NAME_MAX_BYTES)
+        return E_CORRUPT;
+    if (vhost)
+        catalog_put_queue(catalog, vhost, id, flags, name, arguments);
+    else
+        catalog->unknown_records++;
+    return 0;
+}
+
+static int apply_binding(struct catalog *catalog, struct reader *r, bool bind)
+{
+    uint64_t source_id = read_varint(r), target_id = read_varint(r);
+    struct slice key = read_text(r), arguments = read_text(r);
+
+    if (r->failed)
+        return E_CORRUPT;
+    struct catalog_exchange *source = map_get_number(&catalog->exchanges_by_id, source_id);
+    struct catalog_queue *queue = catalog_queue_by_id(catalog, target_id);
+    struct catalog_exchange *exchange = map_get_number(&catalog->exchanges_by_id, target_id);
+    if (!source || (!queue && !exchange)) {
+        catalog->unknown_records++;
+        return 0;
+    }
+    struct route_target target = {target_id, exchange ? exchange->route : NULL, queue};
+    if (bind)
+        catalog_bind(catalog, source, target, key, arguments);
+    else
+        catalog_unbind(catalog, source, target, key, arguments);
+    return 0;
+}
+
+static int apply_drop(struct catalog *catalog, enum catalog_event kind, uint64_t id)
+{
+    if (kind == CATALOG_EXCHANGE_DROP) {
+        struct catalog_exchange *exchange = map_get_number(&catalog->exchanges_by_id, id);
+        if (exchange)
+            catalog_drop_exchange(catalog, exchange, NULL, NULL);
+    } else {
+        struct catalog_queue *queue = catalog_queue_by_id(catalog, id);
+        if (queue)
+            catalog_drop_queue(catalog, queue, NULL, NULL);
+    }
+    id_used(catalog, id);
+    return 0;
+}
+
+int catalog_apply(struct catalog *catalog, struct slice event)
+{
+    struct reader r = reader_of(event);
+    uint8_t kind = read_u8(&r);
+
+    switch (kind) {
+    case CATALOG_NEXT_ID:
+        id_used(catalog, read_varint(&r) - 1);
+        return r.failed ? E_CORRUPT : 0;
+    case CATALOG_VHOST: {
+        uint64_t id = read_varint(&r);
+        struct slice name = read_text(&r);
+        if (r.failed || id == 0 || name.size == 0)
+            return E_CORRUPT;
+        catalog_put_vhost(catalog, id, name);
+        return 0;
+    }
+    case CATALOG_USER: {
+        struct slice name = read_text(&r), hash = read_text(&r), tags = read_text(&r);
+        if (r.failed || name.size == 0)
+            return E_CORRUPT;
+        put_user(catalog, name, hash, tags);
+        return 0;
+    }
+    case CATALOG_PERMISSION: {
+        struct slice user = read_text(&r);
+        uint64_t vhost = read_varint(&r);
+        struct slice configure = read_text(&r), write = read_text(&r), read = read_text(&r);
+        return r.failed ? E_CORRUPT : put_permission(catalog, user, vhost, configure, write, read);
+    }
+    case CATALOG_EXCHANGE:
+        return apply_exchange(catalog, &r);
+    case CATALOG_QUEUE:
+        return apply_queue(catalog, &r);
+    case CATALOG_EXCHANGE_DROP:
+    case CATALOG_QUEUE_DROP: {
+        uint64_t id = read_varint(&r);
+        return r.failed ? E_CORRUPT : apply_drop(catalog, (enum catalog_event)kind, id);
+    }
+    case CATALOG_BINDING:
+    case CATALOG_BINDING_DROP:
+        return apply_binding(catalog, &r, kind == CATALOG_BINDING);
+    default:
+        return E_CORRUPT;
+    }
+}
+
+/* ---- the snapshot: stages, each over the ids that were there when it began ---- */
+
+enum {
+    STAGE_START,
+    STAGE_VHOSTS,
+    STAGE_USERS,
+    STAGE_PERMISSIONS,
+    STAGE_EXCHANGES,
+    STAGE_QUEUES,
+    STAGE_BINDINGS,
+    STAGES
+};
+
+static const struct map *stage_map(const struct catalog *catalog, unsigned stage)
+{
+    switch (stage) {
+    case STAGE_VHOSTS:
+        return &catalog->vhosts_by_id;
+    case STAGE_USERS:
+        return &catalog->users;
+    case STAGE_PERMISSIONS:
+        return &catalog->permissions;
+    case STAGE_QUEUES:
+        return &catalog->queues_by_id;
+    default:
+        return &catalog->exchanges_by_id;
+    }
+}
+
+static uint64_t stage_id(unsigned stage, const void *object)
+{
+    switch (stage) {
+    case STAGE_VHOSTS:
+        return ((const struct vhost *)object)->id;
+    case STAGE_QUEUES:
+        return ((const struct catalog_queue *)object)->queue.id;
+    case STAGE_EXCHANGES:
+    case STAGE_BINDINGS:
+        return ((const struct catalog_exchange *)object)->id;
+    default:
+        return (uint64_t)(uintptr_t)object; /* users and permissions: see stage_is_stale() */
+    }
+}
+
+static void stage_begin(const struct catalog *catalog, struct catalog_cursor *cursor)
+{
+    const struct map *map = stage_map(catalog, cursor->stage);
+    struct map_cursor each = {0};
+
+    free(cursor->ids);
+    cursor->ids = memory_new((map_count(map) + 1) * sizeof *cursor->ids);
+    cursor->count = cursor->at = cursor->position = 0;
+    cursor->people_version = catalog->people_version;
+    for (void *object; (object = map_next(map, &each));)
+        cursor->ids[cursor->count++] = stage_id(cursor->stage, object);
+}
+
+/* Users and permissions are remembered by address, which a change may have freed: then the stage
+ * begins anew, which does no harm, since putting twice is putting once. */
+static bool stage_is_stale(const struct catalog *catalog, const struct catalog_cursor *cursor)
+{
+    return (cursor->stage == STAGE_USERS || cursor->stage == STAGE_PERMISSIONS) &&
+           cursor->people_version != catalog->people_version;
+}
+
+/* Is the durable binding's other end durable, too? */
+static bool target_is_durable(const struct catalog *catalog, const struct route_target *target)
+{
+    if (target->exchange) {
+        const struct catalog_exchange *e = map_get_number(&catalog->exchanges_by_id, target->id);
+        return e && (e->flags & CATALOG_DURABLE);
+    }
+    const struct catalog_queue *queue = target->queue;
+    return queue->queue.log != NULL;
+}
+
+/* Encodes the cursor's current object; false when there is nothing to write of it (any more). */
+static bool encode_current(const struct catalog *catalog, struct catalog_cursor *cursor,
+                           struct writer *w)
+{
+    uint64_t id = cursor->ids[cursor->at];
+
+    switch (cursor->stage) {
+    case STAGE_VHOSTS: {
+        const struct vhost *v = map_get_number(&catalog->vhosts_by_id, id);
+        if (v)
+            catalog_encode_vhost(w, id, slice_text(v->name));
+        return v;
+    }
+    case STAGE_USERS: {
+        const struct user *u = (const struct user *)(uintptr_t)id;
+        catalog_encode_user(w, slice_text(u->name), slice_text(u->hash), slice_text(u->tags));
+        return true;
+    }
+    case STAGE_PERMISSIONS: {
+        const struct permission *p = (const struct permission *)(uintptr_t)id;
+        catalog_encode_permission(w, slice_text(p->user->name), p->vhost->id,
+                                  pattern_text(p->configure), pattern_text(p->write),
+                                  pattern_text(p->read));
+        return true;
+    }
+    case STAGE_EXCHANGES: {
+        const struct catalog_exchange *e = map_get_number(&catalog->exchanges_by_id, id);
+        if (e && (e->flags & CATALOG_DURABLE))
+            catalog_encode_exchange(w, id, e->vhost->id, e->flags, e->type, slice_text(e->name),
+                                    exchange_arguments(e));
+        return e && (e->flags & CATALOG_DURABLE);
+    }
+    case STAGE_QUEUES: {
+        const struct catalog_queue *q = map_get_number(&catalog->queues_by_id, id);
+        if (!q || !q->queue.log)
+            return false;
+        catalog_encode_queue(w, id, q->vhost->id, q->flags, slice_text(q->name),
+                             queue_arguments(q));
+        return true;
+    }
+    default: {
+        const struct catalog_exchange *e = map_get_number(&catalog->exchanges_by_id, id);
+        struct route_binding_view binding;
+        while (e && (e->flags & CATALOG_DURABLE) &&
+               route_binding_next(e->route, &cursor->position, &binding)) {
+            if (!target_is_durable(catalog, &binding.target))
+                continue;
+            catalog_encode_binding(w, CATALOG_BINDING, id, binding.target.id, binding.key,
+                                   binding.arguments);
+            return true;
+        }
+        return false;
+    }
+    }
+}
+
+size_t catalog_snapshot_next(const struct catalog *catalog, struct catalog_cursor *cursor,
+                             uint8_t *bytes, size_t size)
+{
+    struct writer w = writer_of(bytes, size);
+
+    if (cursor->stage == STAGE_START) {
+        catalog_encode_next_id(&w, catalog->next_id);
+        cursor->stage++;
+        stage_begin(catalog, cursor);
+        return writer_size(&w);
+    }
+    while (cursor->stage < STAGES) {
+        if (stage_is_stale(catalog, cursor))
+            stage_begin(catalog, cursor);
+        while (cursor->at < cursor->count) {
+            bool some = encode_current(catalog, cursor, &w);
+            if (!some || cursor->stage != STAGE_BINDINGS) {
+                cursor->at++;
+                cursor->position = 0;
+            }
+            ASSERT(!w.failed);
+            if (some)
+                return writer_size(&w);
+        }
+        if (++cursor->stage < STAGES)
+            stage_begin(catalog, cursor);
+    }
+    return 0;
+}
+
+void catalog_snapshot_end(struct catalog_cursor *cursor)
+{
+    free(cursor->ids);
+    cursor->ids = NULL;
+}

@@ -1,0 +1,225 @@
+/*
+ * The catalog: virtual hosts, users, permissions, exchanges, queues and bindings; one worker's
+ * copy.
+ *
+ * It changes through *events* alone: each durable change is one event, logged and then applied, and
+ * recovery applies the same events again; transient objects are put in without logging. Applying is
+ * idempotent ("put X as this", "drop X"), so a snapshot may be written while events go on. Ids are
+ * 64-bit, of exchanges and queues together, and never used again.
+ *
+ *   event   kind u8, then:
+ *     NEXT_ID        id varint
+ *     VHOST          id varint, name
+ *     VHOST_DROP     id varint
+ *     USER           name, hash, tags
+ *     USER_DROP      name
+ *     PERMISSION     user, vhost varint, configure, write, read
+ *     PERMISSION_DROP user, vhost varint
+ *     EXCHANGE       id varint, vhost varint, flags u8, type u8, name, arguments
+ *     EXCHANGE_DROP  id varint
+ *     QUEUE          id varint, vhost varint, flags u8, name, arguments
+ *     QUEUE_DROP     id varint
+ *     BINDING        source varint, target varint, key, arguments
+ *     BINDING_DROP   the same
+ *   names and texts: size varint, bytes. flags: enum catalog_flag.
+ *
+ * The catalog owns all objects. Queues embed struct queue of queue/queue.h, so a lease can outlive
+ * the deletion: the object is freed with the last reference, and everybody holding one knows that
+ * by `queue.closed`.
+ */
+#ifndef SLUICE_BROKER_CATALOG_H
+#define SLUICE_BROKER_CATALOG_H
+
+#include "auth/pattern.h"
+#include "base/map.h"
+#include "broker/arguments.h"
+#include "queue/queue.h"
+#include "route/route.h"
+
+enum catalog_event {
+    CATALOG_NEXT_ID = 1,
+    CATALOG_VHOST,
+    CATALOG_VHOST_DROP,
+    CATALOG_USER,
+    CATALOG_USER_DROP,
+    CATALOG_PERMISSION,
+    CATALOG_PERMISSION_DROP,
+    CATALOG_EXCHANGE,
+    CATALOG_EXCHANGE_DROP,
+    CATALOG_QUEUE,
+    CATALOG_QUEUE_DROP,
+    CATALOG_BINDING,
+    CATALOG_BINDING_DROP,
+};
+
+enum catalog_flag {
+    CATALOG_DURABLE = 1,
+    CATALOG_AUTO_DELETE = 2,
+    CATALOG_INTERNAL = 4,
+    CATALOG_PREDECLARED = 8,
+    CATALOG_EXCLUSIVE = 16, /* lives as long as its connection, so it is never logged */
+};
+
+struct vhost {
+    uint64_t id;
+    char *name;
+    struct map exchanges, queues; /* by name */
+    struct catalog_exchange *default_exchange;
+    uint64_t headers_bindings; /* while 0, routes depend on exchange and key alone */
+    uint64_t binding_count;
+};
+
+struct user {
+    char *name, *hash, *tags; /* tags: separated by commas */
+};
+
+struct permission {
+    char *key; /* user, 0, vhost id in decimal */
+    struct user *user;
+    struct vhost *vhost;
+    struct pattern *configure, *write, *read;
+};
+
+struct catalog_exchange {
+    uint64_t id;
+    struct vhost *vhost;
+    char *name;
+    enum exchange_type type;
+    uint8_t flags;
+    uint8_t *arguments;
+    size_t arguments_size;
+    struct route_exchange *route;
+    struct catalog_exchange *alternate; /* as far as it exists */
+    char *alternate_name;               /* or NULL */
+    bool had_bindings;
+    uint64_t block; /* its event is durable with this block of the log */
+};
+
+struct catalog_queue {
+    struct queue queue;
+    struct vhost *vhost;
+    char *name;
+    uint8_t flags;
+    bool hidden, had_consumers;
+    struct consumer *exclusive_consumer;
+    struct client *owner; /* of an exclusive queue */
+    struct list owner_link;
+    struct list discard_link;
+    struct list subscriptions; /* struct subscription, broker_private.h */
+    struct list getters;       /* requests that wait for a message */
+    uint8_t *arguments;
+    size_t arguments_size;
+    struct queue_settings settings;
+    struct timer expiry;
+    uint64_t used_ns; /* the last time it had a consumer, a get or a declaration */
+    uint64_t block;
+};
+
+struct catalog {
+    struct map vhosts; /* by name */
+    struct map vhosts_by_id;
+    struct map users;
+    struct map permissions; /* by user, 0, vhost id */
+    struct map exchanges_by_id, queues_by_id;
+    struct route_table *routes;
+    uint64_t next_id;
+    uint64_t version;        /* grows with each change that may change a route or a permission */
+    uint64_t people_version; /* grows with each change of users and permissions */
+    uint64_t seed;
+    struct loop *loop;
+    struct queue_host *host;
+    uint64_t unknown_records; /* events that speak of objects that are not there */
+
+    /* Both must be set: a queue was put in (its timer is to be initialized), or taken out: the
+     * catalog has forgotten it, its messages and its memory are the callee's to discard. */
+    void (*queue_added)(void *context, struct catalog_queue *queue);
+    void (*queue_dropped)(void *context, struct catalog_queue *queue);
+    void *context;
+};
+
+void catalog_init(struct catalog *catalog, struct loop *loop, struct queue_host *host);
+
+/* Frees everything; queues must have been discarded or are given up with their messages. */
+void catalog_fini(struct catalog *catalog);
+
+/* ---- look-ups; NULL where there is none ---- */
+struct vhost *catalog_vhost(const struct catalog *catalog, struct slice name);
+struct user *catalog_user(const struct catalog *catalog, struct slice name);
+struct permission *catalog_permission(const struct catalog *catalog, struct slice user,
+                                      const struct vhost *vhost);
+struct catalog_exchange *vhost_exchange(const struct vhost *vhost, struct slice name);
+struct catalog_queue *vhost_queue(const struct vhost *vhost, struct slice name);
+struct catalog_queue *catalog_queue_by_id(const struct catalog *catalog, uint64_t id);
+
+static inline struct catalog_queue *catalog_queue_of(struct queue *queue)
+{
+    return CONTAINER_OF(queue, struct catalog_queue, queue);
+}
+
+static inline struct slice exchange_arguments(const struct catalog_exchange *exchange)
+{
+    return slice_of(exchange->arguments, exchange->arguments_size);
+}
+
+static inline struct slice queue_arguments(const struct catalog_queue *queue)
+{
+    return slice_of(queue->arguments, queue->arguments_size);
+}
+
+/* ---- events: encode into a writer, apply from bytes ---- */
+
+void catalog_encode_next_id(struct writer *w, uint64_t id);
+void catalog_encode_vhost(struct writer *w, uint64_t id, struct slice name);
+void catalog_encode_user(struct writer *w, struct slice name, struct slice hash, struct slice tags);
+void catalog_encode_permission(struct writer *w, struct slice user, uint64_t vhost,
+                               struct slice configure, struct slice write, struct slice read);
+void catalog_encode_exchange(struct writer *w, uint64_t id, uint64_t vhost, uint8_t flags,
+                             enum exchange_type type, struct slice name, struct slice arguments);
+void catalog_encode_queue(struct writer *w, uint64_t id, uint64_t vhost, uint8_t flags,
+                          struct slice name, struct slice arguments);
+void catalog_encode_drop(struct writer *w, enum catalog_event kind, uint64_t id);
+void catalog_encode_binding(struct writer *w, enum catalog_event kind, uint64_t source,
+                            uint64_t target, struct slice key, struct slice arguments);
+
+/* E_CORRUPT: no event, or one with parts that cannot be. Speaking of what is not there is no error
+ * (it is counted): the snapshot may have been written after a drop. */
+int catalog_apply(struct catalog *catalog, struct slice event) MUST_CHECK;
+
+/* Steps through everything as events, durable objects only. Start with a zeroed cursor; fills
+ * `bytes` and returns the size, 0 at the end. The catalog must not change during one step, and may
+ * between steps. */
+struct catalog_cursor {
+    unsigned stage;
+    uint64_t *ids;
+    uint64_t people_version;
+    size_t count, at;
+    size_t position;
+};
+size_t catalog_snapshot_next(const struct catalog *catalog, struct catalog_cursor *cursor,
+                             uint8_t *bytes, size_t size);
+void catalog_snapshot_end(struct catalog_cursor *cursor);
+
+/* ---- direct changes, for transient objects and for applying ---- */
+
+struct vhost *catalog_put_vhost(struct catalog *catalog, uint64_t id, struct slice name);
+struct catalog_exchange *catalog_put_exchange(struct catalog *catalog, struct vhost *vhost,
+                                              uint64_t id, uint8_t flags, enum exchange_type type,
+                                              struct slice name, struct slice arguments);
+struct catalog_queue *catalog_put_queue(struct catalog *catalog, struct vhost *vhost, uint64_t id,
+                                        uint8_t flags, struct slice name, struct slice arguments);
+
+/* Removes it and its bindings, from names and routes; told is called for each exchange that lost a
+ * binding. */
+void catalog_drop_exchange(struct catalog *catalog, struct catalog_exchange *exchange,
+                           void (*lost)(void *context, uint64_t exchange_id), void *context);
+void catalog_drop_queue(struct catalog *catalog, struct catalog_queue *queue,
+                        void (*lost)(void *context, uint64_t exchange_id), void *context);
+bool catalog_bind(struct catalog *catalog, struct catalog_exchange *source,
+                  struct route_target target, struct slice key, struct slice arguments);
+bool catalog_unbind(struct catalog *catalog, struct catalog_exchange *source,
+                    struct route_target target, struct slice key, struct slice arguments);
+
+/* The last reference is gone. */
+void catalog_free_queue(struct catalog_queue *queue);
+
+#endif

@@ -1,0 +1,320 @@
+/* Clients: opening and closing, logging in, permissions; and how requests complete. */
+#include "broker/broker_private.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+/* ---- requests ---- */
+
+void request_begin(struct client *client, struct request *request)
+{
+    request->failure.code = 0;
+    request->failure.text[0] = 0;
+    request->client = client;
+    request->wait_block = 0;
+    request->is_get = false;
+    request->internal = NULL;
+    list_init(&request->link);
+    client->outstanding++;
+}
+
+int request_park(struct request *request)
+{
+    (void)request;
+    return PENDING;
+}
+
+int request_end(struct request *request)
+{
+    struct worker *worker = request->client->worker;
+    uint32_t ppm = worker->options.pending_ppm;
+
+    if (request->failure.code == 0 && request->wait_block > log_block_durable(worker->log)) {
+        list_append(&worker->durable_requests, &request->link);
+        log_commit(worker->log);
+        return PENDING;
+    }
+    if (ppm && loop_random(worker->loop) % 1000000 < ppm) {
+        request_complete(request);
+        return PENDING;
+    }
+    request->client->outstanding--;
+    return DONE;
+}
+
+void request_complete(struct request *request)
+{
+    struct worker *worker = request->client->worker;
+
+    list_remove(&request->link);
+    list_append(&worker->completions, &request->link);
+    loop_defer(worker->loop, &worker->tell, LOOP_DISPATCH);
+}
+
+void worker_durable(struct worker *worker, uint64_t block)
+{
+    LIST_EACH (&worker->durable_requests, link) {
+        struct request *request = CONTAINER_OF(link, struct request, link);
+        if (request->wait_block > block)
+            break;
+        request_complete(request);
+    }
+    publishers_durable(worker, block);
+}
+
+/* ---- opening and closing ---- */
+
+struct client *client_open(struct worker *worker, const struct client_options *options,
+                           struct failure *failure)
+{
+    if (worker->stopping) {
+        fail(failure, E_CLOSED, "the broker is stopping");
+        return NULL;
+    }
+    if (worker->options.connections_max &&
+        worker->client_count >= worker->options.connections_max) {
+        fail(failure, E_LIMIT, "connection refused: connection limit (%u) is reached",
+             worker->options.connections_max);
+        return NULL;
+    }
+    struct client *client = memory_new(sizeof *client);
+    client->worker = worker;
+    client->options = *options;
+    snprintf(client->peer_host, sizeof client->peer_host, "%s",
+             options->peer_host ? options->peer_host : "");
+    client->options.peer_host = client->peer_host;
+    account_init(&client->account, &worker->memory, 0);
+    list_init(&client->queues);
+    list_init(&client->subscriptions);
+    list_init(&client->publishers);
+    list_init(&client->flow_link);
+    list_append(&worker->clients, &client->link);
+    worker->client_count++;
+    return client;
+}
+
+void client_close(struct client *client)
+{
+    struct list *link;
+
+    if (client->closed)
+        return;
+    client->closed = true;
+    list_remove(&client->flow_link);
+    while ((link = list_first(&client->subscriptions)))
+        subscription_free(CONTAINER_OF(link, struct subscription, client_link));
+    while ((link = list_first(&client->publishers)))
+        publisher_free((struct publisher *)(void *)link);
+    while ((link = list_take_first(&client->queues))) {
+        struct catalog_queue *queue = CONTAINER_OF(link, struct catalog_queue, owner_link);
+        queue->owner = NULL;
+        worker_delete_queue(client->worker, queue);
+    }
+    list_remove(&client->link);
+    client->worker->client_count--;
+}
+
+bool client_idle(const struct client *client)
+{
+    return client->outstanding == 0;
+}
+
+void client_free(struct client *client)
+{
+    ASSERT(client->closed && client->outstanding == 0);
+    account_fini(&client->account);
+    route_cache_free(client->routes);
+    free(client->user);
+    free(client);
+}
+
+void client_abandon(struct client *client)
+{
+    struct list *link;
+
+    while ((link = list_first(&client->subscriptions)))
+        subscription_abandon(CONTAINER_OF(link, struct subscription, client_link));
+    while ((link = list_first(&client->publishers)))
+        publisher_free((struct publisher *)(void *)link);
+    list_remove(&client->link);
+    route_cache_free(client->routes);
+    free(client->user);
+    free(client);
+}
+
+/* ---- who and where ---- */
+
+struct login {
+    struct password_job hash;
+    struct request *request;
+    struct list link; /* logins, or login_waiters */
+    char user[NAME_MAX_BYTES + 1];
+};
+
+static bool listed(const char *list, struct slice name)
+{
+    while (list && *list) {
+        size_t size = strcspn(list, ",");
+        if (slice_equal(slice_of(list, size), name))
+            return true;
+        list += size + (list[size] == ',');
+    }
+    return false;
+}
+
+static void login_next(struct worker *worker);
+
+static void login_done(struct job *job)
+{
+    struct login *login = CONTAINER_OF(job, struct login, hash.job);
+    struct request *request = login->request;
+    struct client *client = request->client;
+    struct user *user = catalog_user(&client->worker->catalog, slice_text(login->user));
+
+    if (login->hash.result != 0 || !user) {
+        fail(&request->failure, E_LOGIN, "user '%s' - invalid credentials", login->user);
+    } else {
+        free(client->user);
+        client->user = memory_text(slice_text(login->user));
+        client->may_impersonate = listed(user->tags, slice_text("impersonator"));
+    }
+    list_remove(&login->link);
+    login_next(client->worker);
+    request_complete(request);
+    free(login);
+}
+
+/* Logins that found all helpers busy wait for the next that comes free. */
+static void login_start(struct worker *worker, struct login *login)
+{
+    login->hash.job = (struct job){.loop = worker->loop, .work = password_work, .done = login_done};
+    bool waits = loop_help(worker->loop, &login->hash.job) != 0;
+    list_append(waits ? &worker->login_waiters : &worker->logins, &login->link);
+}
+
+void logins_free(struct worker *worker)
+{
+    struct list *link;
+
+    list_move_all(&worker->logins, &worker->login_waiters);
+    while ((link = list_take_first(&worker->logins)))
+        free(CONTAINER_OF(link, struct login, link));
+}
+
+static void login_next(struct worker *worker)
+{
+    struct list *link = list_take_first(&worker->login_waiters);
+
+    if (link)
+        login_start(worker, CONTAINER_OF(link, struct login, link));
+}
+
+int broker_login(struct client *client, struct request *request, struct slice name,
+                 struct slice password)
+{
+    struct worker *worker = client->worker;
+    const struct user *user = catalog_user(&worker->catalog, name);
+
+    request_begin(client, request);
+    if (name.size > NAME_MAX_BYTES || password.size > PASSWORD_MAX || !user) {
+        fail(&request->failure, E_LOGIN, "user '%.*s' - invalid credentials", SLICE_ARGS(name));
+        return request_end(request);
+    }
+    if (!client->options.peer_is_loopback && listed(worker->options.loopback_users, name)) {
+        fail(&request->failure, E_LOGIN, "user '%.*s' can only connect via localhost",
+             SLICE_ARGS(name));
+        return request_end(request);
+    }
+    struct login *login = memory_new(sizeof *login);
+    login->request = request;
+    list_init(&login->link);
+    memcpy(login->user, name.data, name.size);
+    login->hash.verify = true;
+    if (password.size)
+        memcpy(login->hash.password, password.data, password.size);
+    login->hash.password_size = password.size;
+    snprintf(login->hash.hash, sizeof login->hash.hash, "%s", user->hash);
+    login_start(worker, login);
+    return request_park(request);
+}
+
+int broker_enter(struct client *client, struct request *request, struct slice name)
+{
+    struct vhost *vhost = catalog_vhost(&client->worker->catalog, name);
+
+    request_begin(client, request);
+    ASSERT(client->user);
+    if (!vhost)
+        fail(&request->failure, E_NOT_FOUND, "vhost %.*s not found", SLICE_ARGS(name));
+    else if (!catalog_permission(&client->worker->catalog, slice_text(client->user), vhost))
+        fail(&request->failure, E_DENIED, "access to vhost '%.*s' refused for user '%s'",
+             SLICE_ARGS(name), client->user);
+    else
+        client->vhost = vhost;
+    return request_end(request);
+}
+
+int client_may(struct client *client, enum access access, const char *kind, struct slice name,
+               struct failure *failure)
+{
+    static const char *const words[] = {"configure", "write", "read"};
+    const struct catalog *catalog = &client->worker->catalog;
+
+    if (!client->permission || client->permission_version != catalog->people_version) {
+        client->permission = catalog_permission(catalog, slice_text(client->user), client->vhost);
+        client->permission_version = catalog->people_version;
+    }
+    if (name.size == 0)
+        name = slice_text("amq.default");
+    const struct permission *p = client->permission;
+    const struct pattern *pattern = !p                           ? NULL
+                                    : access == ACCESS_CONFIGURE ? p->configure
+                                    : access == ACCESS_WRITE     ? p->write
+                                                                 : p->read;
+    if (pattern && pattern_matches(pattern, name))
+        return 0;
+    return fail(failure, E_DENIED, "%s access to %s '%.*s' in vhost '%s' refused for user '%s'",
+                words[access], kind, SLICE_ARGS(name), client->vhost->name, client->user);
+}
+
+/* ---- what a session may ask ---- */
+
+struct slice client_user(const struct client *client)
+{
+    return client->user ? slice_text(client->user) : slice_of(NULL, 0);
+}
+
+bool client_may_impersonate(const struct client *client)
+{
+    return client->may_impersonate;
+}
+
+struct account *client_account(struct client *client)
+{
+    return &client->account;
+}
+
+struct account *broker_message_account(struct client *client)
+{
+    return &client->worker->messages;
+}
+
+struct worker *client_worker(const struct client *client)
+{
+    return client->worker;
+}
+
+struct loop *worker_loop(const struct worker *worker)
+{
+    return worker->loop;
+}
+
+const struct logger *worker_logger(const struct worker *worker)
+{
+    return worker->logger;
+}
+
+const struct broker_settings *worker_settings(const struct worker *worker)
+{
+    return &worker->options.settings;
+}

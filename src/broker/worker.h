@@ -1,0 +1,73 @@
+/*
+ * A worker: one thread's world. Its loop, its copy of the catalog, its shard (a log with its
+ * queues), its clients. What main.c, tests and the simulation need to start and stop one; protocols
+ * use broker.h.
+ */
+#ifndef SLUICE_BROKER_WORKER_H
+#define SLUICE_BROKER_WORKER_H
+
+#include "auth/password.h"
+#include "broker/broker.h"
+#include "log/log.h"
+
+struct worker_options {
+    struct loop *loop;
+    struct store *store; /* borrowed; the worker never frees it */
+    const struct logger *logger;
+    struct broker_settings settings;
+    struct log_options log; /* loop, store, logger and account are filled in by the worker */
+
+    /* What a new data directory gets: */
+    const char *default_user, *default_pass, *default_tags;
+    const char *default_configure, *default_write, *default_read;
+    struct password_cost password_cost;
+
+    const char *loopback_users; /* comma separated: these may come from loopback addresses only */
+    uint32_t connections_max;   /* 0: no limit */
+    uint64_t memory_high_bytes; /* the memory watermark; 0: none */
+    uint64_t disk_low_bytes;    /* the disk watermark; 0: none */
+    uint64_t hot_bytes_max;     /* of messages that could be read back; see queue_host */
+    uint32_t pending_ppm;       /* tests: how many DONE answers become PENDING */
+};
+
+/* Everything at its default but loop, store and logger, which are NULL. */
+void worker_options_default(struct worker_options *options);
+
+struct worker_started {
+    int result; /* 0 or log_open()'s errors */
+    struct failure failure;
+    struct log_opened log;
+    uint64_t queues, messages;
+};
+
+/* Recovers, creates what a new directory gets, then calls started() once, from a turn. After a
+ * failed start only worker_free() is left to do. The strings of the options must stay as long as
+ * the worker. */
+struct worker *worker_start(const struct worker_options *options,
+                            void (*started)(void *context, const struct worker_started *what),
+                            void *context);
+
+/* Clients must be closed and freed. Writes a checkpoint, closes the log, then calls stopped(). */
+void worker_stop(struct worker *worker, void (*stopped)(void *context), void *context);
+
+/* After stopped(), or after a failed start. */
+void worker_free(struct worker *worker);
+
+/* A simulated crash: at any moment, from outside of a turn; the store is gone already. Nothing of
+ * the worker and no client is told anything; all their memory is released. The loop must not run
+ * again. */
+void worker_abandon(struct worker *worker);
+
+uint32_t worker_client_count(const struct worker *worker);
+
+struct worker_statistics {
+    uint64_t clients, queues, messages_ready, messages_leased, published, delivered;
+    uint64_t message_bytes, memory_bytes;
+    struct log_statistics log;
+};
+void worker_statistics(const struct worker *worker, struct worker_statistics *statistics);
+
+/* Walks everything and asserts the invariants. */
+void worker_check(const struct worker *worker);
+
+#endif

@@ -1,0 +1,458 @@
+/*
+ * The queue against a model, by seed, over a log that is only remembered here: pushes, deliveries
+ * to consumers with and without credit, single gets, settlements, returns, purges, cold messages
+ * and their reading back, and a restart from state and records.
+ */
+#include "queue/queue.h"
+
+#include "base/assert.h"
+#include "base/memory.h"
+#include "loop/simulated.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <cmocka.h>
+#include <stdlib.h>
+
+#define SEQUENCES_MAX 4096u
+
+/* ---- the log that is only remembered ---- */
+
+struct log {
+    struct loop *loop;
+    uint64_t position; /* of the last append */
+    struct message *stored[SEQUENCES_MAX];
+    bool live[SEQUENCES_MAX];    /* not released, by position */
+    bool settled[SEQUENCES_MAX]; /* by sequence */
+    uint32_t returned[SEQUENCES_MAX];
+    uint64_t delivered_mark, block, durable;
+    uint8_t state[1u << 16];
+    size_t state_size;
+    struct list reads;
+    struct timer timer;
+    unsigned reads_done;
+};
+
+static struct queue_host host;
+
+static void log_turn(struct timer *timer)
+{
+    struct log *log = CONTAINER_OF(timer, struct log, timer);
+
+    for (struct list *link; (link = list_take_first(&log->reads));) {
+        struct log_read *read = CONTAINER_OF(link, struct log_read, link);
+        for (size_t i = 0; i < read->count; i++) {
+            /* settled meanwhile: the log may have given up the place */
+            bool live = log->live[read->positions[i]];
+            read->messages[i] = live ? message_ref(log->stored[read->positions[i]]) : NULL;
+            read->results[i] = live ? 0 : E_CORRUPT;
+        }
+        log->reads_done++;
+        read->done(read);
+    }
+    if (log->durable < log->block) {
+        log->durable = log->block;
+        queue_host_durable(&host, log->durable);
+    }
+}
+
+void log_settle(struct log *log, uint64_t queue, uint64_t first, uint64_t last, unsigned why)
+{
+    assert_true(queue == 7 && why > 0);
+    for (uint64_t s = first; s <= last; s++) {
+        assert_false(log->settled[s]);
+        log->settled[s] = true;
+    }
+}
+
+void log_release(struct log *log, uint64_t position)
+{
+    assert_true(log->live[position]);
+    log->live[position] = false;
+}
+
+void log_append_returned(struct log *log, uint64_t queue, uint64_t first, uint64_t last,
+                         uint32_t count)
+{
+    assert_true(queue == 7 && first == last);
+    log->returned[first] += count;
+}
+
+void log_append_delivered(struct log *log, uint64_t queue, uint64_t sequence)
+{
+    assert_true(queue == 7 && sequence > log->delivered_mark);
+    log->delivered_mark = sequence;
+    log->block++;
+}
+
+void log_append_state(struct log *log, uint64_t queue, struct slice bytes, bool more)
+{
+    assert_true(queue == 7);
+    memcpy(log->state + log->state_size, bytes.data, bytes.size);
+    log->state_size += bytes.size;
+    assert_true(more || log->state_size < LOG_STATE_MAX);
+}
+
+void log_drop_state(struct log *log, uint64_t queue)
+{
+    (void)log;
+    (void)queue;
+}
+
+uint64_t log_block_last(const struct log *log)
+{
+    return log->block;
+}
+
+bool log_is_failed(const struct log *log)
+{
+    (void)log;
+    return false;
+}
+
+void log_commit(struct log *log)
+{
+    timer_set(&log->timer, loop_now_ns(log->loop) + 1000);
+}
+
+void log_read(struct log *log, struct log_read *read)
+{
+    list_append(&log->reads, &read->link);
+    log_commit(log);
+}
+
+/* ---- the model ---- */
+
+enum state { NONE, READY, LEASED, GONE };
+
+struct model {
+    struct loop *loop;
+    struct log *log;
+    struct queue queue;
+    struct account account;
+    enum state state[SEQUENCES_MAX];
+    bool seen[SEQUENCES_MAX], persistent[SEQUENCES_MAX];
+    uint32_t counts[SEQUENCES_MAX];
+    uint64_t position[SEQUENCES_MAX];
+    uint64_t pushed, ready, leased;
+    struct consumer consumers[3];
+    uint32_t credit[3];
+    bool room;
+    bool durable;
+};
+
+static uint64_t lowest_ready(const struct model *m)
+{
+    for (uint64_t s = 1; s <= m->pushed; s++) {
+        if (m->state[s] == READY)
+            return s;
+    }
+    return 0;
+}
+
+static void expect_item(struct model *m, const struct queue_item *item)
+{
+    uint64_t s = item->sequence;
+
+    assert_int_equal(s, lowest_ready(m));
+    assert_non_null(item->message);
+    assert_int_equal(item->message->published_at_ms, s); /* the right one */
+    assert_int_equal(item->redelivered, m->seen[s]);
+    assert_int_equal(item->count, m->counts[s]);
+    if (m->durable && m->persistent[s])
+        assert_true(s < m->log->delivered_mark && m->log->durable >= 1);
+    m->state[s] = LEASED;
+    m->ready--;
+    m->leased++;
+}
+
+static int deliver(void *context, struct consumer *consumer, const struct queue_item *item)
+{
+    struct model *m = context;
+    size_t index = (size_t)(consumer - m->consumers);
+
+    assert_true(index < 3 && m->credit[index] > 0);
+    if (!m->room)
+        return E_ROOM;
+    if (m->credit[index] != CONSUMER_UNLIMITED)
+        m->credit[index]--;
+    expect_item(m, item);
+    if (consumer->settles_itself) {
+        m->state[item->sequence] = GONE;
+        m->leased--;
+    }
+    return 0;
+}
+
+static void get(void *context, struct queue *queue)
+{
+    (void)context;
+    (void)queue;
+}
+
+static const struct queue_events events = {deliver, get};
+
+static void push(struct model *m)
+{
+    uint8_t body[16] = {0};
+    uint64_t s = m->pushed + 1;
+    uint64_t position = 0;
+
+    if (s >= SEQUENCES_MAX)
+        return;
+    struct message *message = message_new(
+        &m->account,
+        &(struct message_parts){.format = FORMAT_AMQP091,
+                                .exchange = slice_text("e"),
+                                .key = slice_text("k"),
+                                .body = slice_of(body, 1 + loop_random(m->loop) % sizeof body),
+                                .published_at_ms = s});
+    assert_non_null(message);
+    assert_int_equal(queue_sequence(&m->queue), s);
+    m->persistent[s] = m->durable && loop_random(m->loop) % 4;
+    if (m->persistent[s]) {
+        position = ++m->log->position;
+        m->log->stored[position] = message_ref(message);
+        m->log->live[position] = true;
+        m->position[s] = position;
+    }
+    queue_push(&m->queue, message, position);
+    message_unref(message);
+    m->pushed = s;
+    m->state[s] = READY;
+    m->ready++;
+}
+
+static uint64_t random_leased(struct model *m)
+{
+    uint64_t start = loop_random(m->loop) % (m->pushed + 1);
+
+    for (uint64_t i = 0; i <= m->pushed; i++) {
+        uint64_t s = (start + i) % (m->pushed + 1);
+        if (m->state[s] == LEASED)
+            return s;
+    }
+    return 0;
+}
+
+static void take(struct model *m)
+{
+    struct queue_item item;
+    int result = queue_take(&m->queue, &item);
+
+    if (result == 0) {
+        expect_item(m, &item);
+        message_unref(item.message);
+    } else {
+        assert_int_equal(result, lowest_ready(m) ? E_AGAIN : E_NOT_FOUND);
+    }
+}
+
+static void purge(struct model *m)
+{
+    uint64_t position = 0, end = m->queue.next, removed = 0, ready = m->ready;
+
+    while (position < end) {
+        removed += queue_purge(&m->queue, end, &position, SETTLE_PURGED);
+        queue_check(&m->queue);
+    }
+    assert_int_equal(removed, ready);
+    for (uint64_t s = 1; s <= m->pushed; s++) {
+        if (m->state[s] == READY)
+            m->state[s] = GONE;
+    }
+    m->ready = 0;
+}
+
+static void step(struct model *m)
+{
+    uint64_t s = random_leased(m);
+    uint64_t position = 0;
+    size_t c = loop_random(m->loop) % 3;
+
+    switch (loop_random(m->loop) % 12) {
+    case 0:
+    case 1:
+    case 2:
+        for (uint64_t n = loop_random(m->loop) % 40; n > 0; n--)
+            push(m);
+        break;
+    case 3:
+        if (m->credit[c] < 1000) {
+            m->credit[c] += 5;
+            consumer_credit(&m->consumers[c], 5, 1000);
+        }
+        break;
+    case 4:
+        simulated_run_for(m->loop, 1000000);
+        break;
+    case 5:
+        if (s) {
+            bool seen = loop_random(m->loop) % 2, counted = loop_random(m->loop) % 2;
+            queue_return(&m->queue, s, seen, counted);
+            m->state[s] = READY;
+            m->seen[s] = m->seen[s] || seen;
+            m->counts[s] += counted;
+            m->leased--;
+            m->ready++;
+        }
+        break;
+    case 6:
+    case 7:
+    case 8:
+        if (s) {
+            queue_settle(&m->queue, s, SETTLE_ACCEPTED);
+            m->state[s] = GONE;
+            m->leased--;
+        }
+        break;
+    case 9:
+        take(m);
+        break;
+    case 10:
+        if (loop_random(m->loop) % 10 == 0)
+            purge(m);
+        else if (!queue_cool(&m->queue, &position))
+            position = 0;
+        break;
+    default:
+        m->room = loop_random(m->loop) % 3;
+        for (size_t i = 0; m->room && i < 3; i++)
+            consumer_resume(&m->consumers[i]);
+    }
+    queue_check(&m->queue);
+    assert_int_equal(m->queue.ready, m->ready);
+    assert_int_equal(m->queue.leased, m->leased);
+}
+
+/* What the log knows makes the same queue again. */
+static void restart(struct model *m, bool with_state)
+{
+    struct log *log = m->log;
+
+    if (with_state)
+        queue_write_state(&m->queue, loop_random(m->loop) % 2);
+    uint64_t mark = m->queue.mark_logged;
+    list_init(&log->reads); /* nobody waits for them any more */
+    queue_abandon(&m->queue);
+    queue_fini(&m->queue);
+    queue_init(&m->queue, &host, 7, log);
+    if (with_state)
+        assert_int_equal(queue_recover_state(&m->queue, slice_of(log->state, log->state_size)), 0);
+    uint64_t exact = with_state ? m->queue.mark_durable : mark;
+    for (uint64_t s = 1; s <= m->pushed; s++) {
+        if (!m->persistent[s])
+            continue;
+        bool kept = queue_recover_message(&m->queue, s, m->position[s], 1);
+        if (with_state)
+            assert_int_equal(kept, log->live[m->position[s]]);
+    }
+    for (uint64_t s = 1; !with_state && s <= m->pushed; s++) {
+        if (log->settled[s]) {
+            log->live[m->position[s]] = true; /* the log counts anew, too */
+            queue_recover_settled(&m->queue, s, s);
+        }
+        if (log->returned[s])
+            queue_recover_returned(&m->queue, s, s, log->returned[s]);
+    }
+    if (!with_state)
+        queue_recover_delivered(&m->queue, mark);
+    assert_int_equal(queue_recover_end(&m->queue), 0);
+    queue_check(&m->queue);
+    m->ready = m->leased = 0;
+    for (uint64_t s = 1; s <= m->pushed; s++) {
+        if (m->state[s] == READY || m->state[s] == LEASED) {
+            m->state[s] = m->persistent[s] ? READY : GONE;
+            m->ready += m->persistent[s];
+            m->seen[s] = s < exact || m->counts[s] > 0;
+        }
+    }
+    assert_int_equal(m->queue.ready, m->ready);
+}
+
+static void drain(struct model *m)
+{
+    for (unsigned i = 0; i < 20000 && m->ready > 0; i++) {
+        take(m);
+        simulated_run_for(m->loop, 10000);
+    }
+    assert_int_equal(m->ready, 0);
+    for (uint64_t s; (s = random_leased(m));) {
+        queue_settle(&m->queue, s, SETTLE_ACCEPTED);
+        m->state[s] = GONE;
+        m->leased--;
+    }
+    assert_int_equal(m->queue.leased, 0);
+}
+
+/* Returns how many reads from the log there were. */
+static unsigned run_seed(uint64_t seed)
+{
+    struct model *m = memory_new(sizeof *m);
+    struct log *log = memory_new(sizeof *log);
+
+    m->loop = loop_new_simulated(seed);
+    m->log = log;
+    m->durable = seed % 4 != 0;
+    m->room = true;
+    account_init(&m->account, NULL, 0);
+    log->loop = m->loop;
+    list_init(&log->reads);
+    timer_init(&log->timer, m->loop, log_turn);
+    host = (struct queue_host){.loop = m->loop,
+                               .log = log,
+                               .events = &events,
+                               .context = m,
+                               .memory = &m->account,
+                               .hot_bytes_max = 4000};
+    queue_host_init(&host);
+    queue_init(&m->queue, &host, 7, m->durable ? log : NULL);
+    for (size_t i = 0; i < 3; i++) {
+        m->consumers[i] = (struct consumer){
+            .queue = &m->queue, .credit_bytes = INT64_MAX / 8, .settles_itself = i == 2};
+        consumer_add(&m->consumers[i]);
+    }
+    for (unsigned i = 0; i < 300; i++)
+        step(m);
+    for (size_t i = 0; i < 3; i++)
+        assert_false(consumer_remove(&m->consumers[i]));
+    if (m->durable)
+        restart(m, seed % 2);
+    drain(m);
+
+    queue_close(&m->queue);
+    while (!queue_discard(&m->queue))
+        simulated_run_for(m->loop, 1000000);
+    assert_true(queue_unref(&m->queue));
+    queue_fini(&m->queue);
+    for (uint64_t p = 1; p <= log->position; p++) {
+        assert_false(log->live[p]);
+        message_unref(log->stored[p]);
+    }
+    account_fini(&m->account);
+    timer_stop(&log->timer);
+    queue_host_fini(&host);
+    loop_free(m->loop);
+    unsigned reads = log->reads_done;
+    free(log);
+    free(m);
+    return reads;
+}
+
+static void behaves_as_the_model(void **state)
+{
+    unsigned reads = 0;
+
+    (void)state;
+    for (uint64_t seed = 1; seed <= 300; seed++)
+        reads += run_seed(seed);
+    assert_true(reads > 1000); /* cold messages were part of it */
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(behaves_as_the_model),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
