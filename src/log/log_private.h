@@ -70,7 +70,8 @@ struct segment {
     struct store_file *file;
     uint64_t file_size; /* when it was opened */
     uint64_t footer;    /* its offset, found by recovery; 0: none */
-    bool was_open;      /* when recovery began: it may have a torn tail */
+    bool was_open;      /* when recovery began: it may have a torn tail, */
+    bool was_unsealed;  /* or at least no footer that can be trusted to stay */
     uint64_t used;      /* clock, for closing the oldest file */
     bool is_opening, is_closing;
     struct list link; /* of log->removing */

@@ -17,6 +17,14 @@ void fetch_init(struct fetch *fetch, struct log *log, void (*done)(struct fetch 
     list_init(&fetch->link);
 }
 
+static void unpin(struct segment *segment)
+{
+    ASSERT(segment->readers > 0);
+    segment->readers--;
+    if (segment->readers == 0 && segment->live == 0)
+        reclaim_defer(segment->log);
+}
+
 static void fetch_let_go(struct fetch *fetch)
 {
     struct segment *segment = fetch->segment;
@@ -25,12 +33,8 @@ static void fetch_let_go(struct fetch *fetch)
     fetch->buffer = NULL;
     fetch->chunk_offset = 0;
     fetch->segment = NULL;
-    if (!segment)
-        return;
-    ASSERT(segment->readers > 0);
-    segment->readers--;
-    if (segment->readers == 0 && segment->live == 0)
-        reclaim_defer(fetch->log);
+    if (segment)
+        unpin(segment);
 }
 
 void fetch_fini(struct fetch *fetch)
@@ -224,7 +228,7 @@ int fetch_bytes(struct fetch *fetch, struct segment *segment, uint64_t offset, s
         fetch_read(fetch);
     } else {
         list_append(&segment->waiting, &fetch->link);
-        segment_open(segment, log->phase == LOG_RECOVERING && segment->was_open);
+        segment_open(segment, log->phase == LOG_RECOVERING && segment->was_unsealed);
     }
     return E_AGAIN;
 }
@@ -351,6 +355,7 @@ struct read_job {
     struct task task;
     uint8_t order[LOG_READ_MAX]; /* by position */
     size_t at;
+    struct segment *pins[LOG_READ_MAX]; /* which must not go meanwhile */
 
     /* a body among the attachments, on its way */
     struct buffer *content;
@@ -487,20 +492,33 @@ static int read_from_store(struct read_job *job, uint64_t position, size_t index
     return result;
 }
 
-static int read_one(struct read_job *job, size_t index)
+/* What is in memory is there at once; the segments of the rest stay until they were read. */
+static void job_begin_one(struct read_job *job, size_t index)
 {
     struct log *log = job->log;
     uint64_t position = job->read->positions[index];
+    uint64_t number = position_block(position);
 
-    if (log->open && position_block(position) > log->durable) {
-        struct block *block = block_in_memory(log, position_block(position));
+    job->read->messages[index] = NULL;
+    if (log->open && number > log->durable) {
+        struct block *block = block_in_memory(log, number);
         struct message *message = block ? block_find(block, position) : NULL;
-        if (!message)
-            return E_CORRUPT;
-        job->read->messages[index] = message_ref(message);
-        return 0;
+        if (message)
+            job->read->messages[index] = message_ref(message);
+        return;
     }
-    return read_from_store(job, position, index);
+    job->pins[index] = segment_of_block(log, number);
+    if (job->pins[index])
+        job->pins[index]->readers++;
+}
+
+static int read_one(struct read_job *job, size_t index)
+{
+    if (job->read->messages[index])
+        return 0;
+    if (!job->pins[index])
+        return E_CORRUPT;
+    return read_from_store(job, job->read->positions[index], index);
 }
 
 static void job_free(struct read_job *job)
@@ -516,6 +534,9 @@ static void job_end_one(struct read_job *job, int result)
 
     buffer_unref(job->content);
     job->content = NULL;
+    if (job->pins[index])
+        unpin(job->pins[index]);
+    job->pins[index] = NULL;
     job->read->results[index] = result;
     if (result < 0)
         job->read->messages[index] = NULL;
@@ -575,7 +596,7 @@ void log_read(struct log *log, struct log_read *read)
         for (; at > 0 && read->positions[job->order[at - 1]] > read->positions[i]; at--)
             job->order[at] = job->order[at - 1];
         job->order[at] = (uint8_t)i;
-        read->messages[i] = NULL;
+        job_begin_one(job, i);
     }
     loop_defer(log->loop, &job->task, LOOP_DISPATCH);
 }
@@ -584,6 +605,9 @@ void reads_fini(struct log *log)
 {
     LIST_EACH (&log->reads, link) {
         struct read_job *job = CONTAINER_OF(link, struct read_job, link);
+        for (size_t i = 0; i < job->read->count; i++)
+            if (job->read->messages[i])
+                message_unref(job->read->messages[i]);
         buffer_unref(job->fetch.buffer);
         job_free(job);
     }

@@ -63,7 +63,7 @@ struct recovery {
     struct bad_block *bad;
     size_t bad_count, bad_capacity;
     struct index_mark *marks;
-    size_t marks_count, marks_capacity;
+    size_t marks_count, marks_capacity, marks_before;
 
     struct fetch fetch;
     uint64_t snapshot; /* the newest complete one; 0: none */
@@ -620,13 +620,13 @@ static void footer_looked(struct recovery *r)
     struct segment *segment = segment_now(r);
 
     if (r->footer_is_bad || !r->footer_has_blocks) {
-        report(r, "the footer of %s at %llu; its blocks are read instead", segment->name,
-               (unsigned long long)segment->footer);
+        if (segment->info.flags & SEGMENT_SEALED) /* else it was never whole */
+            report(r, "the footer of %s at %llu; its blocks are read instead", segment->name,
+                   (unsigned long long)segment->footer);
+        segment->info.flags &= ~(uint32_t)SEGMENT_SEALED;
         segment->info.flags |= SEGMENT_ENDED;
         segment->info.end = segment->footer;
-        while (r->marks_count && r->marks[r->marks_count - 1].position >=
-                                     position_of(segment->info.first_block, 0, 0))
-            r->marks_count--;
+        r->marks_count = r->marks_before;
         look_at_blocks(r);
         return;
     }
@@ -658,6 +658,7 @@ static void trailer_read(struct store_request *request)
     }
     segment->footer = trailer.footer;
     r->footer_is_bad = r->footer_has_blocks = false;
+    r->marks_before = r->marks_count;
     begin_scan(r, &look_footer, trailer.footer, segment->file_size - TRAILER_SIZE, true,
                footer_looked);
 }
@@ -700,7 +701,8 @@ static void step_look(struct recovery *r)
     }
     struct segment *segment = segment_now(r);
     segment->was_open = !(segment->info.flags & SEGMENT_ENDED);
-    open_segment(r, segment->was_open, look_at_file);
+    segment->was_unsealed = !(segment->info.flags & SEGMENT_SEALED);
+    open_segment(r, segment->was_unsealed, look_at_file);
 }
 
 /* ---- JUDGE ---- */
@@ -910,7 +912,8 @@ static void step_judge(struct recovery *r)
     for (size_t i = 0; i < log->segments_count; i++) {
         struct segment *segment = log->segments[i];
         trim(segment, r->last + 1);
-        if (segment->was_open && segment->file_size > segment->end)
+        if (segment->was_open && !(segment->info.flags & SEGMENT_SEALED) &&
+            segment->file_size > segment->end)
             r->summary.torn_bytes += segment->file_size - segment->end;
     }
     if (r->last < r->known_durable)
@@ -1155,15 +1158,24 @@ static void tell_record(void *context, const struct record *record, uint64_t ord
         tell_change(r, record, order);
 }
 
-/* A sealed segment's blocks are checked only now. */
+static bool is_known_bad(const struct recovery *r, uint64_t block)
+{
+    for (size_t i = 0; i < r->bad_count; i++)
+        if (r->bad[i].first <= block && block <= r->bad[i].last)
+            return true;
+    return false;
+}
+
+/* A sealed segment's blocks are checked only now, and any may have turned bad since it was looked
+ * at. */
 static void tell_bad(void *context, const struct block_header *header, uint64_t chunk,
                      uint64_t offset)
 {
     struct recovery *r = context;
     struct segment *segment = segment_now(r);
 
-    if (!(segment->info.flags & SEGMENT_SEALED) || !r->is_telling)
-        return; /* told before */
+    if (!r->is_telling || is_known_bad(r, header->block))
+        return;
     segment->info.flags |= SEGMENT_QUARANTINED;
     r->summary.corrupt_blocks++;
     report(r, "%s: block %llu, chunk %llu, at %llu", segment->name,
@@ -1175,13 +1187,14 @@ static void tell_gap(void *context, uint64_t offset, uint64_t next, uint64_t fou
 {
     struct recovery *r = context;
     struct segment *segment = segment_now(r);
+    uint64_t expected = r->scan.expected ? r->scan.expected : segment->info.first_block;
 
     (void)found;
-    if (!(segment->info.flags & SEGMENT_SEALED) || (next && next <= r->scan.expected))
+    if ((next && next <= expected) || is_known_bad(r, expected))
         return;
     segment->info.flags |= SEGMENT_QUARANTINED;
     r->summary.corrupt_blocks++;
-    report(r, "%s: block %llu at %llu", segment->name, (unsigned long long)r->scan.expected,
+    report(r, "%s: block %llu at %llu", segment->name, (unsigned long long)expected,
            (unsigned long long)offset);
 }
 
@@ -1264,7 +1277,7 @@ static void step_tell(struct recovery *r)
         go(r, step_seal);
         return;
     }
-    open_segment(r, segment_now(r)->was_open, tell_file);
+    open_segment(r, segment_now(r)->was_unsealed, tell_file);
 }
 
 /* ---- sealing what was open ---- */
@@ -1286,10 +1299,17 @@ static void synced(struct store_request *request)
         end_with(r, request, "a segment cannot be synced");
         return;
     }
+    if (segment->info.flags & SEGMENT_SEALED) { /* its footer was there already */
+        close_segment(r, seal_next);
+        return;
+    }
     segment->info.flags |= SEGMENT_ENDED;
     r->next = seal_next;
-    segment_close(segment,
-                  segment->info.flags & SEGMENT_QUARANTINED ? segment->file_size : segment->end);
+    /* right behind the last block, whose padding may not be there */
+    uint64_t offset = segment->file_size;
+    if (!(segment->info.flags & SEGMENT_QUARANTINED) && segment->end < offset)
+        offset = segment->end;
+    segment_close(segment, offset);
 }
 
 static void truncated(struct store_request *request)
@@ -1313,7 +1333,8 @@ static void seal_file(struct recovery *r)
         seal_next(r);
         return;
     }
-    if (segment->file_size > segment->end && !(segment->info.flags & SEGMENT_QUARANTINED)) {
+    if (segment->file_size > segment->end &&
+        !(segment->info.flags & (SEGMENT_QUARANTINED | SEGMENT_SEALED))) {
         r->request = (struct store_request){
             .operation = STORE_TRUNCATE, .file = segment->file, .offset = segment->end};
         submit(r, truncated);
@@ -1342,7 +1363,7 @@ static void step_seal(struct recovery *r)
             segment_drop(segment);
             continue;
         }
-        if (segment->was_open && segment->info.first_block)
+        if (segment->was_unsealed && segment->info.first_block)
             break;
         r->at++;
     }

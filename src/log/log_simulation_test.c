@@ -1,0 +1,987 @@
+/*
+ * The log against a model, by seed: lives that end in a crash or a clean close, on a disk that
+ * loses, tears, fails, fills up and turns bits.
+ *
+ *   log_simulation_test [--seeds FIRST..LAST] [--verbose]
+ *
+ * The model is the list of what was appended in this life, each with its block. After a crash the
+ * log says which block is its last; then exactly what was appended up to that block must be told,
+ * nothing less and nothing more, and no block that was told durable may be missing. Every message
+ * that is read back must have its own bytes.
+ */
+#include "log/log.h"
+
+#include "base/memory.h"
+#include "loop/simulated.h"
+#include "store/simulated/simulated.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define QUEUES       4
+#define SEQUENCE_MAX 3000
+#define EVENTS_MAX   2000
+#define OPS_MAX      20000
+#define LIVES_MAX    6
+
+/* ---- the model ---- */
+
+struct item {
+    uint64_t position;
+    uint32_t id;
+    bool is_live;
+};
+
+struct queue {
+    struct item items[SEQUENCE_MAX];
+    uint64_t next, returned, delivered;
+    bool is_dirty;
+};
+
+struct model {
+    struct queue queues[QUEUES];
+    uint32_t events; /* of the catalog: 1 to this */
+};
+
+enum kind { APPENDED, SETTLED, RETURNED, DELIVERED, CATALOG };
+
+struct operation {
+    enum kind kind;
+    unsigned queue;
+    uint64_t block, first, last, position;
+    uint32_t id;
+};
+
+/* What recovery has told. */
+struct view {
+    bool has_state[QUEUES];
+    uint64_t next[QUEUES], returned[QUEUES], delivered[QUEUES];
+    uint64_t position[QUEUES][SEQUENCE_MAX];
+    uint32_t size[QUEUES][SEQUENCE_MAX];
+    uint16_t lane[QUEUES][SEQUENCE_MAX];
+    uint8_t live_in_state[QUEUES][SEQUENCE_MAX / 8 + 1];
+    uint8_t settled[QUEUES][SEQUENCE_MAX / 8 + 1];
+    uint8_t events[EVENTS_MAX / 8 + 1];
+    uint32_t event_last;
+    unsigned corrupt;
+};
+
+enum profile { CALM, FAILING_WRITES, FAILING_SYNCS, FAILING_READS, SMALL_DISK, FLIPPING, PROFILES };
+
+struct simulation {
+    uint64_t seed, random;
+    enum profile profile;
+    struct simulated_disk *disk;
+    struct loop *loop;
+    struct store *store;
+    struct account account;
+    struct logger logger;
+    struct log_options options;
+    struct log *log;
+    struct model base, now;
+    struct view view;
+    struct operation *ops;
+    size_t ops_count;
+    uint32_t id_next;
+    unsigned life;
+    uint64_t durable;
+    bool is_open, has_failed, is_closed, was_full;
+    int opened;
+    struct log_opened summary;
+    struct failure failure;
+    bool has_checkpoint, checkpoint_catalog, snapshot_is_open;
+    unsigned checkpoint_queue, snapshot_event;
+    unsigned reads_open;
+    uint64_t reads_done;
+    struct list reads;
+    bool verbose;
+};
+
+static const char *const profile_names[PROFILES] = {
+    "calm", "failing writes", "failing syncs", "failing reads", "small disk", "flipping bits"};
+
+static void give_up(const struct simulation *s, int line, const char *condition)
+{
+    fflush(stdout);
+    fprintf(stderr,
+            "seed %llu (%s, life %u): line %d: %s\n  again: log_simulation_test --seeds %llu..%llu "
+            "--verbose\n",
+            (unsigned long long)s->seed, profile_names[s->profile], s->life, line, condition,
+            (unsigned long long)s->seed, (unsigned long long)s->seed);
+    abort();
+}
+
+#define CHECK(s, condition)                                                                        \
+    do {                                                                                           \
+        if (!(condition))                                                                          \
+            give_up(s, __LINE__, #condition);                                                      \
+    } while (0)
+
+static void say(const struct simulation *s, const char *format, ...) PRINTF_LIKE(2, 3);
+
+static void say(const struct simulation *s, const char *format, ...)
+{
+    va_list arguments;
+
+    if (!s->verbose)
+        return;
+    va_start(arguments, format);
+    vprintf(format, arguments);
+    va_end(arguments);
+    putchar('\n');
+}
+
+static uint64_t mix(uint64_t x)
+{
+    x ^= x >> 30;
+    x *= 0xbf58476d1ce4e5b9ull;
+    x ^= x >> 27;
+    x *= 0x94d049bb133111ebull;
+    return x ^ x >> 31;
+}
+
+static uint64_t any(struct simulation *s, uint64_t below)
+{
+    s->random += 0x9e3779b97f4a7c15ull;
+    return mix(s->random) % below;
+}
+
+static bool bit(const uint8_t *bits, uint64_t at)
+{
+    return bits[at / 8] >> at % 8 & 1;
+}
+
+static void set_bit(uint8_t *bits, uint64_t at)
+{
+    bits[at / 8] = (uint8_t)(bits[at / 8] | 1u << at % 8);
+}
+
+/* ---- messages: everything about one follows from its id ---- */
+
+static size_t size_of(uint32_t id)
+{
+    uint64_t hash = mix(id * 77ull);
+
+    if (hash % 200 == 0)
+        return 262145 + hash / 200 % 300000;
+    if (hash % 50 == 0)
+        return hash / 50 % 150000;
+    if (hash % 10 == 0)
+        return hash / 10 % 6000;
+    return hash / 10 % 200;
+}
+
+static uint16_t lane_of(uint32_t id)
+{
+    return id % 5 ? 0 : (uint16_t)mix(id);
+}
+
+static struct message *message_of(struct simulation *s, uint32_t id)
+{
+    size_t size = size_of(id);
+    struct buffer *body = buffer_new(size + 8);
+    char key[16];
+
+    CHECK(s, body);
+    for (size_t i = 0; i < size; i += 8)
+        store_le64(body->data + i, mix(id + i * 31));
+    body->size = (uint32_t)size;
+    snprintf(key, sizeof key, "%u", id);
+    struct message_parts parts = {
+        .format = FORMAT_AMQP091,
+        .key = slice_text(key),
+        .properties = slice_of("\0\0", 2),
+        .body = slice_of(body->data, size),
+        .body_buffer = size > MESSAGE_INLINE_MAX ? body : NULL,
+        .published_at_ms = id,
+    };
+    struct message *message = message_new(&s->account, &parts);
+    CHECK(s, message);
+    buffer_unref(body);
+    return message;
+}
+
+static bool is_message(struct simulation *s, const struct message *message, uint32_t id)
+{
+    struct message *expected = message_of(s, id);
+    bool same = slice_equal(message_body(message), message_body(expected)) &&
+                slice_equal(message_key(message), message_key(expected)) &&
+                message->published_at_ms == id;
+
+    message_unref(expected);
+    return same;
+}
+
+/* ---- reading back ---- */
+
+struct reading {
+    struct log_read read;
+    struct list link;
+    struct simulation *simulation;
+    uint32_t ids[LOG_READ_MAX];
+};
+
+static bool may_be_corrupt(const struct simulation *s)
+{
+    return simulated_disk_flips(s->disk) > 0;
+}
+
+static void read_done(struct log_read *read)
+{
+    struct reading *reading = CONTAINER_OF(read, struct reading, read);
+    struct simulation *s = reading->simulation;
+
+    for (size_t i = 0; i < read->count; i++) {
+        if (read->results[i] == 0) {
+            CHECK(s, is_message(s, read->messages[i], reading->ids[i]));
+            message_unref(read->messages[i]);
+            s->reads_done++;
+            continue;
+        }
+        CHECK(s, read->messages[i] == NULL);
+        CHECK(s, read->results[i] == E_CORRUPT || read->results[i] == E_IO);
+        CHECK(s, read->results[i] != E_CORRUPT || may_be_corrupt(s));
+        CHECK(s, read->results[i] != E_IO || s->profile == FAILING_READS);
+    }
+    list_remove(&reading->link);
+    s->reads_open--;
+    free(reading);
+}
+
+static void submit_reading(struct simulation *s, struct reading *reading)
+{
+    reading->simulation = s;
+    reading->read.done = read_done;
+    list_init(&reading->link);
+    list_append(&s->reads, &reading->link);
+    s->reads_open++;
+    log_read(s->log, &reading->read);
+}
+
+static void read_some(struct simulation *s, unsigned count)
+{
+    struct reading *reading = memory_new(sizeof *reading);
+
+    for (unsigned i = 0; i < count * 4 && reading->read.count < count; i++) {
+        const struct queue *queue = &s->now.queues[any(s, QUEUES)];
+        if (queue->next == 1)
+            continue;
+        const struct item *item = &queue->items[1 + any(s, queue->next - 1)];
+        if (!item->is_live)
+            continue;
+        reading->ids[reading->read.count] = item->id;
+        reading->read.positions[reading->read.count++] = item->position;
+    }
+    if (reading->read.count == 0)
+        free(reading);
+    else
+        submit_reading(s, reading);
+}
+
+static void run(struct simulation *s, uint64_t turns)
+{
+    simulated_run_turns(s->loop, turns);
+}
+
+static void finish_reads(struct simulation *s)
+{
+    for (unsigned i = 0; s->reads_open > 0; i++) {
+        CHECK(s, i < 1000000);
+        run(s, 1);
+    }
+}
+
+static void read_everything(struct simulation *s)
+{
+    struct reading *reading = NULL;
+
+    for (unsigned q = 0; q < QUEUES; q++)
+        for (uint64_t sequence = 1; sequence < s->now.queues[q].next; sequence++) {
+            const struct item *item = &s->now.queues[q].items[sequence];
+            if (!item->is_live)
+                continue;
+            if (!reading)
+                reading = memory_new(sizeof *reading);
+            reading->ids[reading->read.count] = item->id;
+            reading->read.positions[reading->read.count++] = item->position;
+            if (reading->read.count == LOG_READ_MAX) {
+                submit_reading(s, reading);
+                reading = NULL;
+            }
+        }
+    if (reading)
+        submit_reading(s, reading);
+    finish_reads(s);
+}
+
+/* ---- appending ---- */
+
+static void apply(struct model *model, const struct operation *o)
+{
+    struct queue *queue = &model->queues[o->queue];
+
+    switch (o->kind) {
+    case APPENDED:
+        queue->items[o->first] = (struct item){o->position, o->id, true};
+        queue->next = o->first + 1;
+        break;
+    case SETTLED:
+        for (uint64_t i = o->first; i <= o->last; i++)
+            queue->items[i].is_live = false;
+        break;
+    case RETURNED:
+        queue->returned += o->last - o->first + 1;
+        break;
+    case DELIVERED:
+        queue->delivered = o->first;
+        break;
+    case CATALOG:
+        model->events = o->id;
+        return;
+    }
+    queue->is_dirty = true;
+}
+
+static void did(struct simulation *s, struct operation o)
+{
+    CHECK(s, s->ops_count < OPS_MAX);
+    o.block = log_block_last(s->log);
+    CHECK(s, s->ops_count == 0 || s->ops[s->ops_count - 1].block <= o.block);
+    CHECK(s, o.block > log_block_durable(s->log));
+    s->ops[s->ops_count++] = o;
+    apply(&s->now, &o);
+}
+
+static void check_append_error(struct simulation *s, int result)
+{
+    CHECK(s, result == E_FULL || result == E_FAILED);
+    CHECK(s, result != E_FAILED || log_is_failed(s->log));
+    CHECK(s, result != E_FULL || s->profile == SMALL_DISK);
+    s->was_full |= result == E_FULL;
+}
+
+static bool append_message(struct simulation *s, bool in_group)
+{
+    uint32_t id = s->id_next++;
+    struct log_target targets[QUEUES];
+    size_t count = 0;
+    uint64_t position;
+    unsigned first = (unsigned)any(s, QUEUES);
+
+    for (unsigned i = 0; i < 1 + any(s, 8) / 6 * any(s, QUEUES); i++) {
+        unsigned q = (first + i) % QUEUES;
+        if (s->now.queues[q].next < SEQUENCE_MAX)
+            targets[count++] = (struct log_target){q + 1, s->now.queues[q].next, lane_of(id)};
+    }
+    if (count == 0)
+        return true;
+    struct message *message = message_of(s, id);
+    int result = log_append_message(s->log, message, targets, count, &position);
+    message_unref(message);
+    if (result < 0) {
+        CHECK(s, !in_group);
+        check_append_error(s, result);
+        return false;
+    }
+    for (size_t i = 0; i < count; i++)
+        did(s, (struct operation){.kind = APPENDED,
+                                  .queue = (unsigned)targets[i].queue - 1,
+                                  .first = targets[i].sequence,
+                                  .last = targets[i].sequence,
+                                  .position = position,
+                                  .id = id});
+    return true;
+}
+
+static void settle(struct simulation *s, unsigned q, uint64_t first, uint64_t last)
+{
+    struct queue *queue = &s->now.queues[q];
+
+    log_settle(s->log, q + 1, first, last, 1);
+    if (log_is_failed(s->log))
+        return;
+    for (uint64_t i = first; i <= last; i++)
+        if (queue->items[i].is_live)
+            log_release(s->log, queue->items[i].position);
+    did(s, (struct operation){.kind = SETTLED, .queue = q, .first = first, .last = last});
+}
+
+/* Some of the oldest live messages, or one anywhere. */
+static void settle_some(struct simulation *s, uint64_t count)
+{
+    unsigned q = (unsigned)any(s, QUEUES);
+    const struct queue *queue = &s->now.queues[q];
+
+    if (queue->next == 1 || log_is_failed(s->log))
+        return;
+    uint64_t at = any(s, 4) ? 1 : 1 + any(s, queue->next - 1);
+    for (; at < queue->next && count > 0; at++)
+        if (queue->items[at].is_live) {
+            settle(s, q, at, at);
+            count--;
+        }
+}
+
+static void append_event(struct simulation *s)
+{
+    uint8_t bytes[200] = {0};
+
+    if (s->now.events + 1 == EVENTS_MAX)
+        return;
+    store_le32(bytes, s->now.events + 1);
+    int result = log_append_catalog(s->log, slice_of(bytes, 4 + any(s, 190)));
+    if (result < 0)
+        check_append_error(s, result);
+    else
+        did(s, (struct operation){.kind = CATALOG, .id = s->now.events + 1});
+}
+
+/* Moves: settle here, append there, together or not at all. */
+static void append_group(struct simulation *s)
+{
+    size_t count = 1 + any(s, 5);
+    size_t at = s->ops_count;
+    int result = log_group_begin(s->log, count * (200u << 10));
+
+    if (result < 0) {
+        check_append_error(s, result);
+        return;
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (any(s, 2))
+            settle_some(s, 1);
+        else
+            append_message(s, true);
+    }
+    log_group_end(s->log);
+    for (size_t i = at + 1; i < s->ops_count; i++)
+        CHECK(s, s->ops[i].block == s->ops[at].block);
+}
+
+static void append_other(struct simulation *s)
+{
+    unsigned q = (unsigned)any(s, QUEUES);
+    const struct queue *queue = &s->now.queues[q];
+
+    if (queue->next == 1 || log_is_failed(s->log))
+        return;
+    uint64_t first = 1 + any(s, queue->next - 1);
+    if (any(s, 2)) {
+        uint64_t last = first + any(s, queue->next - first);
+        log_append_returned(s->log, q + 1, first, last, 1);
+        did(s, (struct operation){.kind = RETURNED, .queue = q, .first = first, .last = last});
+    } else {
+        log_append_delivered(s->log, q + 1, first);
+        did(s, (struct operation){.kind = DELIVERED, .queue = q, .first = first});
+    }
+}
+
+/* ---- checkpoints: in several turns, with other things in between ---- */
+
+static void write_state(struct simulation *s, unsigned q)
+{
+    struct queue *queue = &s->now.queues[q];
+    size_t size = 24 + (size_t)queue->next / 8 + 1;
+    size_t filler = any(s, 20) ? 0 : any(s, 3 * LOG_STATE_MAX);
+    uint8_t *bytes = memory_new(size + filler);
+
+    store_le64(bytes, queue->next);
+    store_le64(bytes + 8, queue->returned);
+    store_le64(bytes + 16, queue->delivered);
+    for (uint64_t i = 1; i < queue->next; i++)
+        if (queue->items[i].is_live)
+            set_bit(bytes + 24, i);
+    size += filler;
+    for (size_t at = 0; at < size; at += LOG_STATE_MAX) {
+        size_t part = size - at < LOG_STATE_MAX ? size - at : LOG_STATE_MAX;
+        log_append_state(s->log, q + 1, slice_of(bytes + at, part), at + part < size);
+    }
+    free(bytes);
+    queue->is_dirty = false;
+}
+
+static void checkpoint_step(struct simulation *s)
+{
+    uint8_t bytes[4];
+
+    if (!s->has_checkpoint || log_is_failed(s->log))
+        return;
+    if (s->checkpoint_queue < QUEUES) {
+        unsigned q = s->checkpoint_queue++;
+        if (s->now.queues[q].is_dirty || log_state_is_wanted(s->log, q + 1))
+            write_state(s, q);
+        return;
+    }
+    if (s->checkpoint_catalog && !s->snapshot_is_open) {
+        log_snapshot_begin(s->log);
+        s->snapshot_is_open = true;
+        s->snapshot_event = s->now.events;
+        return;
+    }
+    if (s->snapshot_is_open) {
+        for (unsigned i = 0; i < 100 && s->snapshot_event > 0; i++) {
+            store_le32(bytes, s->snapshot_event--);
+            log_snapshot_item(s->log, slice_of(bytes, 4));
+        }
+        if (s->snapshot_event > 0)
+            return;
+        log_snapshot_end(s->log);
+        s->snapshot_is_open = false;
+    }
+    s->has_checkpoint = false;
+    log_checkpoint_end(s->log);
+}
+
+/* ---- events and recovery ---- */
+
+static void on_durable(void *context, uint64_t block)
+{
+    struct simulation *s = context;
+
+    CHECK(s, block > s->durable && block <= log_block_durable(s->log));
+    s->durable = block;
+}
+
+static void on_failed(void *context, const struct failure *why)
+{
+    struct simulation *s = context;
+
+    CHECK(s, s->profile == FAILING_WRITES || s->profile == FAILING_SYNCS);
+    CHECK(s, log_is_failed(s->log));
+    say(s, "failed: %s", why->text);
+    s->has_failed = true;
+}
+
+static void on_room(void *context)
+{
+    struct simulation *s = context;
+
+    CHECK(s, log_has_room(s->log));
+}
+
+static void on_checkpoint(void *context, bool catalog)
+{
+    struct simulation *s = context;
+
+    CHECK(s, !s->has_checkpoint);
+    s->has_checkpoint = true;
+    s->checkpoint_catalog = catalog || any(s, 10) == 0;
+    s->checkpoint_queue = 0;
+}
+
+static void on_catalog(void *context, struct slice bytes)
+{
+    struct simulation *s = context;
+
+    CHECK(s, bytes.size >= 4);
+    uint32_t event = load_le32(bytes.data);
+    CHECK(s, event > 0 && event < EVENTS_MAX);
+    set_bit(s->view.events, event);
+    if (event > s->view.event_last)
+        s->view.event_last = event;
+}
+
+static void on_state(void *context, uint64_t queue, struct slice bytes, uint64_t position)
+{
+    struct simulation *s = context;
+    struct view *view = &s->view;
+    unsigned q = (unsigned)queue - 1;
+
+    CHECK(s, q < QUEUES && !view->has_state[q] && bytes.size > 24 && position > 0);
+    view->has_state[q] = true;
+    view->next[q] = load_le64(bytes.data);
+    view->returned[q] = load_le64(bytes.data + 8);
+    view->delivered[q] = load_le64(bytes.data + 16);
+    CHECK(s, view->next[q] <= SEQUENCE_MAX && bytes.size >= 24 + view->next[q] / 8 + 1);
+    memcpy(view->live_in_state[q], bytes.data + 24, view->next[q] / 8 + 1);
+}
+
+static void on_message(void *context, uint64_t queue, uint64_t sequence, uint64_t position,
+                       uint64_t size, uint16_t lane)
+{
+    struct simulation *s = context;
+    unsigned q = (unsigned)queue - 1;
+
+    CHECK(s, q < QUEUES && sequence < SEQUENCE_MAX);
+    CHECK(s, s->view.position[q][sequence] == 0);
+    s->view.position[q][sequence] = position;
+    s->view.size[q][sequence] = (uint32_t)size;
+    s->view.lane[q][sequence] = lane;
+}
+
+static void on_settled(void *context, uint64_t queue, uint64_t first, uint64_t last, unsigned why)
+{
+    struct simulation *s = context;
+
+    CHECK(s, queue >= 1 && queue <= QUEUES && last < SEQUENCE_MAX && why == 1);
+    for (uint64_t i = first; i <= last; i++)
+        set_bit(s->view.settled[queue - 1], i);
+}
+
+static void on_returned(void *context, uint64_t queue, uint64_t first, uint64_t last,
+                        uint32_t count)
+{
+    struct simulation *s = context;
+
+    CHECK(s, queue >= 1 && queue <= QUEUES && count == 1);
+    s->view.returned[queue - 1] += last - first + 1;
+}
+
+static void on_delivered(void *context, uint64_t queue, uint64_t sequence)
+{
+    struct simulation *s = context;
+
+    CHECK(s, queue >= 1 && queue <= QUEUES);
+    s->view.delivered[queue - 1] = sequence;
+}
+
+static void on_corrupt(void *context, const struct failure *what)
+{
+    struct simulation *s = context;
+
+    say(s, "corrupt: %s", what->text);
+    CHECK(s, may_be_corrupt(s));
+    s->view.corrupt++;
+}
+
+static void on_line(void *context, enum log_level level, const char *category, const char *text)
+{
+    (void)level;
+    say(context, "  %s: %s", category, text);
+}
+
+static const struct log_events events = {on_durable, on_failed, on_room, on_checkpoint};
+static const struct log_recovery recovery = {on_catalog,  on_state,     on_message, on_settled,
+                                             on_returned, on_delivered, on_corrupt};
+
+static void on_opened(void *context, int result, const struct log_opened *summary,
+                      const struct failure *failure)
+{
+    struct simulation *s = context;
+
+    CHECK(s, s->opened == 1);
+    s->opened = result;
+    s->summary = *summary;
+    if (failure)
+        s->failure = *failure;
+}
+
+/* ---- comparing ---- */
+
+static bool view_is_live(const struct view *view, unsigned q, uint64_t sequence)
+{
+    if (view->position[q][sequence] == 0 || bit(view->settled[q], sequence))
+        return false;
+    return !view->has_state[q] || sequence >= view->next[q] ||
+           bit(view->live_in_state[q], sequence);
+}
+
+static bool queue_matches(const struct simulation *s, unsigned q)
+{
+    const struct queue *queue = &s->base.queues[q];
+    const struct view *view = &s->view;
+
+    for (uint64_t i = 1; i < SEQUENCE_MAX; i++) {
+        const struct item *item = &queue->items[i];
+        bool expected = i < queue->next && item->is_live;
+        if (view_is_live(view, q, i) != expected) {
+            say(s, "queue %u, sequence %llu of block %llu: %s", q + 1, (unsigned long long)i,
+                (unsigned long long)(item->position >> 20), expected ? "lost" : "came back");
+            return false;
+        }
+        if (expected &&
+            (view->position[q][i] != item->position || view->size[q][i] != size_of(item->id) ||
+             view->lane[q][i] != lane_of(item->id)))
+            return false;
+    }
+    return view->returned[q] == queue->returned && view->delivered[q] == queue->delivered;
+}
+
+static bool catalog_matches(const struct simulation *s)
+{
+    for (uint32_t i = 1; i < EVENTS_MAX; i++)
+        if (bit(s->view.events, i) != (i <= s->base.events)) {
+            say(s, "event %u of the catalog: %s", i, i <= s->base.events ? "lost" : "too much");
+            return false;
+        }
+    return true;
+}
+
+/* What was appended up to the log's last block is what there is now. */
+static bool recovered_matches(struct simulation *s)
+{
+    uint64_t last = log_block_last(s->log);
+    bool matches;
+
+    say(s, "opened: last block %llu, told durable %llu, %llu bytes torn, %llu corrupt",
+        (unsigned long long)last, (unsigned long long)s->durable,
+        (unsigned long long)s->summary.torn_bytes, (unsigned long long)s->summary.corrupt_blocks);
+    if (last < s->durable)
+        return false;
+    for (size_t i = 0; i < s->ops_count && s->ops[i].block <= last; i++)
+        apply(&s->base, &s->ops[i]);
+    s->ops_count = 0;
+    matches = catalog_matches(s);
+    for (unsigned q = 0; q < QUEUES && matches; q++)
+        matches = queue_matches(s, q);
+    return matches;
+}
+
+static void release_the_dead(struct simulation *s)
+{
+    for (unsigned q = 0; q < QUEUES; q++)
+        for (uint64_t i = 1; i < SEQUENCE_MAX; i++)
+            if (s->view.position[q][i] && !view_is_live(&s->view, q, i))
+                log_release(s->log, s->view.position[q][i]);
+}
+
+/* ---- lives ---- */
+
+static void set_faults(struct simulation *s, bool on)
+{
+    struct simulated_faults *faults = simulated_disk_faults(s->disk);
+
+    faults->write_fails_ppm = on && s->profile == FAILING_WRITES ? 20000 : 0;
+    faults->sync_fails_ppm = on && s->profile == FAILING_SYNCS ? 20000 : 0;
+    faults->read_fails_ppm = on && s->profile == FAILING_READS ? 50000 : 0;
+    faults->flip_ppm = on && s->profile == FLIPPING ? 20000 : 0;
+    faults->capacity = s->profile == SMALL_DISK ? 3u << 20 : 0;
+}
+
+static void free_reads(struct simulation *s)
+{
+    LIST_EACH (&s->reads, link) {
+        list_remove(link);
+        free(CONTAINER_OF(link, struct reading, link));
+    }
+    s->reads_open = 0;
+}
+
+/* False: it cannot be opened, and that is as it should be. */
+static bool open_log(struct simulation *s)
+{
+    struct failure failure;
+
+    for (unsigned attempt = 0;; attempt++) {
+        CHECK(s, attempt < 50);
+        s->loop = loop_new_simulated(any(s, UINT64_MAX));
+        CHECK(s, store_simulated_open(s->loop, s->disk, &s->store, &failure) == 0);
+        memset(&s->view, 0, sizeof s->view);
+        s->options.loop = s->loop;
+        s->options.store = s->store;
+        s->opened = 1;
+        s->log = log_open(&s->options, &events, &recovery, s, on_opened);
+        for (unsigned i = 0; s->opened == 1; i++) {
+            CHECK(s, i < 1000000);
+            run(s, 1);
+        }
+        if (s->opened == 0)
+            break;
+        say(s, "not opened: %s", s->failure.text);
+        log_free(s->log);
+        store_free(s->store);
+        loop_free(s->loop);
+        if (s->opened == E_CORRUPT && may_be_corrupt(s))
+            return false;
+        CHECK(s, s->opened == E_IO && s->profile != CALM && s->profile != SMALL_DISK);
+        if (attempt > 5)
+            set_faults(s, false);
+    }
+    s->is_open = true;
+    s->has_checkpoint = s->snapshot_is_open = s->has_failed = s->is_closed = false;
+    return true;
+}
+
+static void crash(struct simulation *s)
+{
+    simulated_disk_crash(s->disk);
+    log_free(s->log);
+    loop_free(s->loop);
+    free_reads(s);
+    s->is_open = false;
+}
+
+static void on_closed(void *context)
+{
+    ((struct simulation *)context)->is_closed = true;
+}
+
+static void close_cleanly(struct simulation *s)
+{
+    finish_reads(s);
+    log_close(s->log, on_closed, s);
+    for (unsigned i = 0; !s->is_closed; i++) {
+        CHECK(s, i < 1000000);
+        run(s, 1);
+    }
+    log_free(s->log);
+    store_free(s->store);
+    loop_free(s->loop);
+    s->is_open = false;
+}
+
+static void act(struct simulation *s)
+{
+    switch (any(s, 16)) {
+    case 0 ... 5:
+        for (uint64_t i = any(s, 10); i > 0; i--)
+            append_message(s, false);
+        break;
+    case 6 ... 8:
+        settle_some(s, any(s, 12));
+        break;
+    case 9:
+        append_group(s);
+        break;
+    case 10:
+        append_other(s);
+        break;
+    case 11:
+        append_event(s);
+        break;
+    case 12:
+        read_some(s, 1 + (unsigned)any(s, 20));
+        break;
+    case 13:
+        if (any(s, 4) == 0)
+            log_checkpoint(s->log);
+        else if (any(s, 6) == 0)
+            simulated_run_for(s->loop, any(s, 400) * NANOSECONDS_PER_MS);
+        break;
+    default:
+        log_commit(s->log);
+        break;
+    }
+    checkpoint_step(s);
+    if (any(s, 3))
+        run(s, any(s, 8));
+    if (any(s, 8) == 0)
+        log_check(s->log);
+}
+
+static void settle_everything(struct simulation *s)
+{
+    for (unsigned q = 0; q < QUEUES; q++)
+        for (uint64_t i = 1; i < s->now.queues[q].next; i++)
+            if (s->now.queues[q].items[i].is_live)
+                settle(s, q, i, i);
+}
+
+/* With nothing live, two checkpoints leave next to nothing. */
+static void check_reclaim(struct simulation *s)
+{
+    struct log_statistics statistics;
+
+    settle_everything(s);
+    for (unsigned i = 0; i < 3; i++) {
+        log_checkpoint(s->log);
+        s->checkpoint_catalog = true;
+        for (unsigned turn = 0; turn < 300; turn++) {
+            run(s, 1);
+            checkpoint_step(s);
+        }
+        simulated_run_for(s->loop, 400 * NANOSECONDS_PER_MS);
+    }
+    log_statistics(s->log, &statistics);
+    CHECK(s, statistics.live_messages == 0);
+    CHECK(s, statistics.checkpoints > 0);
+    CHECK(s, statistics.segments <= 4);
+    CHECK(s, !log_is_failed(s->log));
+    if (s->was_full)
+        CHECK(s, append_message(s, false));
+}
+
+/* False: the seed ends here. */
+static bool live(struct simulation *s)
+{
+    bool was_clean = s->is_closed;
+
+    set_faults(s, true);
+    if (!open_log(s))
+        return false;
+    if (!recovered_matches(s)) {
+        /* a bit that turned may cost something, but never silently */
+        CHECK(s, may_be_corrupt(s));
+        CHECK(s, s->view.corrupt > 0 || s->summary.corrupt_blocks > 0 || s->summary.torn_bytes > 0);
+        crash(s);
+        return false;
+    }
+    CHECK(s, s->summary.clean == was_clean || s->summary.clean == false);
+    CHECK(s, !was_clean || s->summary.clean || s->profile != CALM);
+    s->now = s->base;
+    s->durable = log_block_durable(s->log);
+    release_the_dead(s);
+    log_check(s->log);
+    read_everything(s);
+    for (uint64_t i = 20 + any(s, 150); i > 0; i--)
+        act(s);
+    if (s->life == LIVES_MAX - 1 && (s->profile == CALM || s->profile == SMALL_DISK))
+        check_reclaim(s);
+    if (any(s, 4) == 0 && !s->has_checkpoint) {
+        close_cleanly(s);
+        if (s->has_failed)
+            s->is_closed = false;
+    } else {
+        crash(s);
+    }
+    return true;
+}
+
+static void run_seed(uint64_t seed, bool verbose, uint64_t *reads)
+{
+    struct simulation *s = memory_new(sizeof *s);
+
+    s->seed = seed;
+    s->random = mix(seed);
+    s->verbose = verbose;
+    s->profile = (enum profile)any(s, PROFILES);
+    s->disk = simulated_disk_new(seed);
+    s->ops = memory_new(OPS_MAX * sizeof *s->ops);
+    s->id_next = 1;
+    s->is_closed = true; /* as good as */
+    list_init(&s->reads);
+    for (unsigned q = 0; q < QUEUES; q++)
+        s->base.queues[q].next = 1;
+    simulated_disk_faults(s->disk)->latency_max_ns = 1 + any(s, 3000000);
+    account_init(&s->account, NULL, 0);
+    log_options_default(&s->options);
+    s->options.account = &s->account;
+    s->logger = (struct logger){.descriptor = -1, .line = on_line, .context = s};
+    s->options.logger = verbose ? &s->logger : NULL;
+    s->options.segment_bytes_min = (uint32_t)(8192u << any(s, 4));
+    s->options.segment_bytes_max = s->options.segment_bytes_min << any(s, 3);
+    s->options.checkpoint_bytes = (uint32_t)(50000 + any(s, 2000000));
+    for (s->life = 0; s->life < LIVES_MAX; s->life++)
+        if (!live(s))
+            break;
+    *reads += s->reads_done;
+    account_fini(&s->account);
+    simulated_disk_free(s->disk);
+    free(s->ops);
+    free(s);
+}
+
+int main(int count, char **arguments)
+{
+    unsigned long long first = 1, last = 100;
+    uint64_t reads = 0;
+    bool verbose = false;
+
+    for (int i = 1; i < count; i++) {
+        if (strcmp(arguments[i], "--verbose") == 0)
+            verbose = true;
+        else if (strcmp(arguments[i], "--seeds") == 0 && i + 1 < count &&
+                 sscanf(arguments[i + 1], "%llu..%llu", &first, &last) == 2)
+            i++;
+        else {
+            fprintf(stderr, "usage: log_simulation_test [--seeds FIRST..LAST] [--verbose]\n");
+            return 2;
+        }
+    }
+    for (unsigned long long seed = first; seed <= last; seed++)
+        run_seed(seed, verbose, &reads);
+    printf("%llu seeds of the log, %llu messages read back\n", last - first + 1,
+           (unsigned long long)reads);
+    return 0;
+}
