@@ -168,6 +168,20 @@ static void warn(void *context, const char *text)
     log_warning(&process->logger, "config", "%s", text);
 }
 
+/* Settings know nothing of the system: a node is called after its host unless told otherwise. */
+static void name_after_host(struct settings *settings)
+{
+    char host[128];
+
+    if (gethostname(host, sizeof host) != 0)
+        return;
+    host[sizeof host - 1] = 0;
+    bool cluster_too = strcmp(settings->cluster_name, settings->node_name) == 0;
+    snprintf(settings->node_name, sizeof settings->node_name, "sluice@%s", host);
+    if (cluster_too)
+        memcpy(settings->cluster_name, settings->node_name, sizeof settings->cluster_name);
+}
+
 static int configure(struct process *process)
 {
     struct failure failure;
@@ -177,6 +191,8 @@ static int configure(struct process *process)
         fprintf(stderr, "sluice: %s\n", failure.text);
         return EXIT_USAGE;
     }
+    if (!conf_get(&process->conf, "node_name"))
+        name_after_host(&process->settings);
     process->logger.level = process->settings.log_level;
     if (process->settings.log_file[0]) {
         int file =

@@ -76,15 +76,18 @@ static int find_exchange(struct client *client, const struct message *message,
     return 0;
 }
 
-static void route_one(struct worker *worker, struct catalog_exchange *exchange, struct slice key,
-                      struct slice headers, struct route_result *result)
+static void route_keys(struct worker *worker, struct catalog_exchange *exchange,
+                       const struct slice *keys, size_t count, struct slice headers)
 {
-    if (exchange == exchange->vhost->default_exchange) {
-        struct catalog_queue *queue = vhost_queue(exchange->vhost, key);
+    if (exchange != exchange->vhost->default_exchange) {
+        route_match_keys(worker->catalog.routes, exchange->route, keys, count, headers,
+                         &worker->routed);
+        return;
+    }
+    for (size_t i = 0; i < count; i++) {
+        struct catalog_queue *queue = vhost_queue(exchange->vhost, keys[i]);
         if (queue)
-            route_result_add(result, queue);
-    } else {
-        route_match(worker->catalog.routes, exchange->route, key, headers, result);
+            route_result_add(&worker->routed, queue);
     }
 }
 
@@ -102,9 +105,16 @@ static int route_fully(struct client *client, const struct publish *publish,
     if (client->vhost->headers_bindings > 0)
         headers = message_format(message)->headers(message);
     route_result_clear(&worker->routed);
-    route_one(worker, exchange, message_key(message), headers, &worker->routed);
-    for (size_t i = 0; i < publish->more_keys_count; i++)
-        route_one(worker, exchange, publish->more_keys[i], headers, &worker->routed);
+    struct slice key = message_key(message);
+    if (publish->more_keys_count == 0) {
+        route_keys(worker, exchange, &key, 1, headers);
+        return 0;
+    }
+    struct slice *keys = memory_new((1 + publish->more_keys_count) * sizeof *keys);
+    keys[0] = key;
+    memcpy(keys + 1, publish->more_keys, publish->more_keys_count * sizeof *keys);
+    route_keys(worker, exchange, keys, 1 + publish->more_keys_count, headers);
+    free(keys);
     return 0;
 }
 

@@ -93,6 +93,21 @@ static uint64_t put_counts(const struct queue *queue, struct growing *g)
     return count;
 }
 
+/* Nothing live at or above this was ever seen. */
+static uint64_t seen_end(const struct queue *queue)
+{
+    uint64_t end = queue->fresh;
+
+    for (uint64_t n = queue->page_end; n > queue->page_first && n * QUEUE_PAGE > end; n--) {
+        const struct queue_page *page = *page_slot(queue, n - 1);
+        if (page && page->returned) {
+            uint64_t last = n * QUEUE_PAGE - 1 - (unsigned)__builtin_clzll(page->returned);
+            return last + 1 > end ? last + 1 : end;
+        }
+    }
+    return end;
+}
+
 void queue_write_state(struct queue *queue, bool exact)
 {
     struct growing g = {0};
@@ -100,7 +115,7 @@ void queue_write_state(struct queue *queue, bool exact)
     ASSERT(queue->log && !queue->closed);
     put(&g, STATE_VERSION);
     put(&g, queue->next);
-    put(&g, exact ? queue->fresh : queue->mark_logged);
+    put(&g, exact ? seen_end(queue) : queue->mark_logged);
     put(&g, put_runs(queue, NULL));
     put_runs(queue, &g);
     put(&g, put_counts(queue, NULL));

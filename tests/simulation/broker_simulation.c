@@ -42,15 +42,17 @@ struct world;
 
 /* ---- the model: one entry a message and queue ---- */
 
-enum promise { UNKNOWN, PROMISED, IMPOSSIBLE }; /* must it be there after a crash? */
-
 struct known {
     bool exists, persistent;
     uint8_t queue, actor;
     bool confirmed; /* it was told that it is safe */
+    bool purged;    /* it was there when its queue was purged, so it may be gone */
     bool settled;   /* by a client, or purged, or delivered to a consumer that settles itself */
     bool settle_durable; /* so that it must never come back */
     bool delivered_ever, leased;
+    unsigned born;    /* the life in which it was published */
+    bool was_there;   /* in a later life, so it was on disk */
+    bool may_be_done; /* given out in the life it was published in, perhaps before it was on disk */
     unsigned delivered_life; /* the last life in which it was delivered */
     bool present_at_end;
     uint32_t transaction; /* 0: none */
@@ -81,7 +83,6 @@ struct actor {
     size_t lease_count;
     uint64_t *window; /* publisher's sequence -> id */
     uint64_t sequence, confirmed;
-    uint64_t purge_end_id;
     struct settlement settlements[8];
     uint64_t settlement_ids[8];
     size_t settlement_count;
@@ -103,7 +104,7 @@ struct world {
     struct store *store;
     struct worker *worker;
     struct logger logger;
-    bool started, stopped, corruption_reported;
+    bool started, stopped, corruption_reported, storage_failed;
     int start_result;
     struct actor actors[ACTORS];
     struct known known[IDS_MAX];
@@ -130,6 +131,22 @@ static void failed(const struct world *w, const char *format, ...)
             w->fault ? " --fault " : "", w->fault ? w->fault : "");
     printf("%" PRIu64 " passed, 1 failed\n", w->passed);
     exit(1);
+}
+
+static void trace(const struct world *w, const char *format, ...) PRINTF_LIKE(2, 3);
+
+/* With --verbose: what happened, in order. */
+static void trace(const struct world *w, const char *format, ...)
+{
+    va_list arguments;
+
+    if (!w->verbose)
+        return;
+    fprintf(stderr, "%u:%" PRIu64 " ", w->life, w->loop ? loop_now_ns(w->loop) / 1000 : 0);
+    va_start(arguments, format);
+    vfprintf(stderr, format, arguments);
+    va_end(arguments);
+    fputc('\n', stderr);
 }
 
 static uint64_t dice(struct world *w, uint64_t sides)
@@ -200,19 +217,23 @@ static uint64_t new_id(struct actor *actor, unsigned queue, bool persistent)
     w->known[id] = (struct known){.exists = true,
                                   .persistent = persistent,
                                   .queue = (uint8_t)queue,
-                                  .actor = (uint8_t)actor->index};
+                                  .actor = (uint8_t)actor->index,
+                                  .born = w->life};
     return id;
 }
 
 /* ---- deliveries ---- */
 
-static uint64_t check_delivery(struct actor *actor, unsigned queue, const struct delivery *delivery)
+static uint64_t check_delivery(struct actor *actor, unsigned queue, const struct delivery *delivery,
+                               bool in_order)
 {
     struct world *w = actor->world;
     uint64_t id = body_id(w, delivery->message);
     struct known *k = &w->known[id];
 
     w->deliveries++;
+    trace(w, "actor %u gets %" PRIu64 " of queue %u as %" PRIu64 "%s", actor->index, id, queue,
+          delivery->lease.sequence, delivery->redelivered ? ", redelivered" : "");
     CHECK(w, k->queue == queue, "message %" PRIu64 " in another queue", id);
     CHECK(w, !k->leased, "message %" PRIu64 " was given out twice at a time", id);
     CHECK(w, !(k->settled && k->delivered_life == w->life + 1),
@@ -222,16 +243,21 @@ static uint64_t check_delivery(struct actor *actor, unsigned queue, const struct
     if (k->delivered_ever)
         CHECK(w, delivery->redelivered, "message %" PRIu64 " was seen before, and does not say so",
               id);
-    if (k->delivered_life != w->life + 1) {
+    /* a single get is leased when it is asked and told later, so it says nothing of the order */
+    if (in_order && k->delivered_life != w->life + 1) {
         uint64_t *last = &actor->world->actors[0].last_seen[queue][k->actor];
         CHECK(w, id > *last, "message %" PRIu64 " first seen after %" PRIu64, id, *last);
         *last = id;
     }
-    k->delivered_ever = true;
+    /* a log that has failed cannot keep the mark any more */
+    k->delivered_ever = k->delivered_ever || !w->storage_failed;
     k->delivered_life = w->life + 1;
     k->settled = false;
-    if (k->transaction)
-        k->present_at_end = true;
+    k->settle_stamp = 0;
+    if (k->born == w->life)
+        k->may_be_done = true;
+    else
+        k->was_there = true;
     return id;
 }
 
@@ -239,6 +265,7 @@ static void settled(struct world *w, uint64_t id)
 {
     w->known[id].settled = true;
     w->known[id].leased = false;
+    w->known[id].settle_stamp = w->ids + 1; /* durable with the first that is published after it */
 }
 
 static int on_deliver(void *session, void *cookie, const struct delivery *delivery)
@@ -250,7 +277,7 @@ static int on_deliver(void *session, void *cookie, const struct delivery *delive
         return E_ROOM;
     if (dice(actor->world, 50) == 0)
         return E_ROOM;
-    uint64_t id = check_delivery(actor, actor->consumer_queue, delivery);
+    uint64_t id = check_delivery(actor, actor->consumer_queue, delivery, true);
     if (actor->consumer_settles) {
         settled(actor->world, id);
         return 0;
@@ -278,6 +305,8 @@ static void on_confirmed(void *session, void *cookie, uint64_t last, bool accept
     struct world *w = actor->world;
 
     (void)cookie;
+    trace(w, "actor %u: up to %" PRIu64 " %s", actor->index, actor->window[last],
+          accepted ? "confirmed" : "refused");
     CHECK(w, last <= actor->sequence && last > actor->confirmed,
           "confirm of %" PRIu64 " after %" PRIu64, last, actor->confirmed);
     for (uint64_t s = actor->confirmed + 1; s <= last; s++) {
@@ -300,13 +329,11 @@ static void settle_lease(struct actor *actor, size_t index, enum outcome outcome
 
     actor->leases[index] = actor->leases[--actor->lease_count];
     actor->lease_ids[index] = actor->lease_ids[actor->lease_count];
+    trace(w, "actor %u settles %" PRIu64 " (%d)", actor->index, id, outcome);
     broker_settle(actor->client, &lease, 1, outcome);
     w->known[id].leased = false;
-    if (outcome == OUTCOME_ACCEPT || outcome == OUTCOME_REJECT) {
+    if (outcome == OUTCOME_ACCEPT || outcome == OUTCOME_REJECT)
         settled(w, id);
-        w->known[id].settle_stamp =
-            w->ids + 1; /* durable with the first message published after it */
-    }
 }
 
 /* ---- requests and their answers ---- */
@@ -319,6 +346,8 @@ static void answer_transact(struct actor *actor)
     struct transaction *t = &w->transactions[actor->transaction];
     bool done = actor->request.failure.code == 0;
 
+    trace(w, "actor %u: transaction %u %s", actor->index, actor->transaction,
+          done ? "committed" : actor->request.failure.text);
     t->committed = done;
     for (size_t i = 0; i < actor->publish_count; i++) {
         struct known *k = &w->known[t->first + i];
@@ -355,7 +384,7 @@ static void answered(struct actor *actor)
         struct delivery *d = &r->result.get.delivery;
         if (r->failure.code != 0 || !d->message)
             break;
-        uint64_t id = check_delivery(actor, actor->asked_queue, d);
+        uint64_t id = check_delivery(actor, actor->asked_queue, d, false);
         message_unref(d->message);
         w->known[id].leased = true;
         actor->lease_ids[actor->lease_count] = id;
@@ -363,14 +392,6 @@ static void answered(struct actor *actor)
         break;
     }
     case ASK_PURGE:
-        for (uint64_t id = 1; r->failure.code == 0 && id <= actor->purge_end_id; id++) {
-            struct known *k = &w->known[id];
-            if (k->queue == actor->asked_queue && k->exists && !k->leased && !k->settled) {
-                /* it may have been given out and come back meanwhile; only what stays away counts
-                 * as gone */
-                k->confirmed = false;
-            }
-        }
         break;
     case ASK_TRANSACT:
         answer_transact(actor);
@@ -461,6 +482,8 @@ static void publish(struct actor *actor)
     actor->window[++actor->sequence] = id;
     int result = broker_publish(actor->client, &p);
     message_unref(message);
+    trace(w, "actor %u publishes %" PRIu64 " to queue %u%s", actor->index, id, queue,
+          persistent ? ", persistent" : "");
     CHECK(w, result == 0, "publish: %s", p.failure.text);
     CHECK(w, p.queues == 1, "message %" PRIu64 " went to %zu queues", id, p.queues);
     actor->no_flow = broker_flow(actor->client) != FLOW_OPEN;
@@ -526,13 +549,13 @@ static void purge(struct actor *actor)
 
     if (!(actor->declared & 1u << queue))
         return;
+    trace(w, "actor %u purges queue %u", actor->index, queue);
     actor->ask = ASK_PURGE;
     actor->asked_queue = queue;
-    actor->purge_end_id = w->ids;
     /* from now on nothing of it is promised */
     for (uint64_t id = 1; id <= w->ids; id++) {
         if (w->known[id].queue == queue)
-            w->known[id].confirmed = false;
+            w->known[id].purged = true;
     }
     asked(actor,
           broker_purge_queue(actor->client, &actor->request, slice_text(queue_names[queue])));
@@ -567,6 +590,9 @@ static void transact(struct actor *actor)
         w->known[id].leased = false;
         w->known[id].settled = true; /* or not: known when it is answered */
     }
+    trace(w, "actor %u asks for transaction %u: publishes %" PRIu64 " to %" PRIu64 ", settles %zu",
+          actor->index, actor->transaction, t->first, t->first + t->count - 1,
+          actor->settlement_count);
     actor->ask = ASK_TRANSACT;
     asked(actor,
           broker_transact(actor->client, &actor->request, actor->publishes, actor->publish_count,
@@ -624,6 +650,8 @@ static void on_line(void *context, enum log_level level, const char *category, c
     if (level >= LOG_ERROR &&
         (strstr(text, "corrupt") || strstr(text, "cannot be read") || strstr(text, "has lost")))
         w->corruption_reported = true;
+    if (strcmp(category, "storage") == 0)
+        w->storage_failed = true;
     if (w->verbose)
         fprintf(stderr, "[%s] %s\n", category, text);
 }
@@ -693,7 +721,7 @@ static bool begin_life(struct world *w)
     options.log.segment_bytes_min = options.log.segment_bytes_max = 1u << 20;
     options.log.checkpoint_bytes = 300000;
     options.log.disk_reserve_bytes = 2u << 20;
-    w->started = w->stopped = false;
+    w->started = w->stopped = w->storage_failed = false;
     w->worker = worker_start(&options, on_started, w);
     for (unsigned i = 0; i < 1000 && !w->started; i++)
         simulated_run_for(w->loop, 10 * NANOSECONDS_PER_MS);
@@ -703,6 +731,7 @@ static bool begin_life(struct world *w)
 
 static void end_crash(struct world *w)
 {
+    trace(w, "crash");
     simulated_disk_crash(w->disk);
     for (unsigned i = 0; i < ACTORS; i++) {
         struct actor *a = &w->actors[i];
@@ -716,6 +745,8 @@ static void end_crash(struct world *w)
         }
     }
     worker_abandon(w->worker);
+    for (unsigned i = 0; i < ACTORS; i++)
+        w->actors[i].client = NULL;
     w->worker = NULL;
     loop_free(w->loop);
     w->loop = NULL;
@@ -762,6 +793,7 @@ static void life_over(struct world *w)
     for (uint64_t id = 1; id <= w->ids; id++) {
         struct known *k = &w->known[id];
         k->leased = false;
+        k->settle_stamp = 0; /* what was not durable may not have happened */
     }
     memset(w->actors[0].last_seen, 0, sizeof w->actors[0].last_seen);
     w->life++;
@@ -816,27 +848,26 @@ static void judge(struct world *w)
 
     for (uint64_t id = 1; id <= w->ids; id++) {
         struct known *k = &w->known[id];
-        bool must = k->persistent && k->confirmed && !k->settled;
+        bool must = k->persistent && k->confirmed && !k->settled && !k->purged;
         if (must && !k->present_at_end)
             CHECK(w, may_miss, "message %" PRIu64 " of %s was confirmed and is lost", id,
                   queue_names[k->queue]);
     }
     for (uint32_t t = 1; t <= w->transaction_count; t++) {
         struct transaction *x = &w->transactions[t];
-        unsigned there = 0, gone = 0;
+        uint64_t there = 0, missing = 0;
         for (uint64_t i = 0; i < x->count; i++) {
             struct known *k = &w->known[x->first + i];
-            if (k->present_at_end || k->delivered_ever)
+            if (k->was_there || k->present_at_end)
                 there++;
-            else
-                gone++;
+            else if (!k->may_be_done && !k->purged)
+                missing++;
         }
-        bool purged = false;
-        for (uint64_t i = 0; i < x->count; i++)
-            purged = purged || (x->committed && !w->known[x->first + i].confirmed);
-        if (there && gone)
-            CHECK(w, may_miss || purged || !x->committed ? may_miss || purged : false,
-                  "transaction %u happened in part: %u of %" PRIu64, t, there, x->count);
+        CHECK(w, there == 0 || missing == 0 || may_miss,
+              "transaction %u happened in part: %" PRIu64 " are there, %" PRIu64 " are not", t,
+              there, missing);
+        CHECK(w, !x->committed || missing == 0 || may_miss,
+              "transaction %u was committed and did not happen", t);
     }
 }
 
