@@ -524,6 +524,7 @@ static int read_one(struct read_job *job, size_t index)
 static void job_free(struct read_job *job)
 {
     list_remove(&job->link);
+    task_cancel(&job->task);
     buffer_unref(job->content);
     free(job);
 }
