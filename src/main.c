@@ -14,6 +14,7 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -499,6 +500,8 @@ int main(int argc, char **argv)
         code = configure(&process);
     if (go_on && code == 0) {
         signal(SIGPIPE, SIG_IGN);
+        mallopt(M_MMAP_THRESHOLD, 4 << 20);  /* what a password check needs goes back at once */
+        mallopt(M_TRIM_THRESHOLD, 16 << 20); /* the heap of messages shrinks, but not each time */
         raise_descriptor_limit(&process.logger);
         code = open_storage(&process);
         if (code == 0)
