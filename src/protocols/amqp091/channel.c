@@ -309,9 +309,8 @@ static void take_method(struct channel *channel, struct slice payload)
     int error =
         amqp091_method_decode(kept_slice(&channel->method_bytes), &channel->method, &failure);
     if (error) {
-        session_fail(session, NULL,
-                     error == E_UNSUPPORTED ? REPLY_COMMAND_INVALID : REPLY_FRAME_ERROR,
-                     channel->method.id, "%s", failure.text);
+        session_fail(session, NULL, reply_for_decoding(error), channel->method.id, "%s",
+                     failure.text);
         return;
     }
     handler *handle = handler_of(channel->method.id);
@@ -351,9 +350,7 @@ static void frame_of_none(struct session *session, struct channel *channel,
     } else {
         int error = amqp091_method_decode(frame->payload, &method, &failure);
         if (error)
-            session_fail(session, NULL,
-                         error == E_UNSUPPORTED ? REPLY_COMMAND_INVALID : REPLY_FRAME_ERROR,
-                         method.id, "%s", failure.text);
+            session_fail(session, NULL, reply_for_decoding(error), method.id, "%s", failure.text);
         else if (method.id != METHOD_channel_open)
             session_fail(session, NULL, REPLY_CHANNEL_ERROR, method.id, "expected 'channel.open'");
         else

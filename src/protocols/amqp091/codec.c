@@ -177,7 +177,7 @@ static int decode_text(struct reader *reader, uint8_t kind, struct slice *text,
     if (reader->failed)
         return 0; /* told once, at the end */
     if (kind == KIND_shortstr && !amqp091_is_utf8(*text))
-        return fail(failure, E_INVALID, "Malformed UTF-8 in shortstr");
+        return fail(failure, E_FRAME, "Malformed UTF-8 in shortstr");
     if (kind == KIND_table)
         return fields_check(*text, failure);
     return 0;
@@ -235,7 +235,7 @@ int amqp091_method_decode(struct slice payload, struct method *method, struct fa
     method->id = read_be32(&reader);
     struct method_shape shape = shape_of(method->id);
     if (reader.failed)
-        return fail(failure, E_INVALID, "a method frame of %zu bytes", payload.size);
+        return fail(failure, E_FRAME, "a method frame of %zu bytes", payload.size);
     if (!shape.name)
         return fail(failure, E_UNSUPPORTED, "unknown method %u of class %u", method->id & 0xffff,
                     method->id >> 16);
@@ -243,10 +243,10 @@ int amqp091_method_decode(struct slice payload, struct method *method, struct fa
     if (error)
         return error;
     if (reader.failed)
-        return fail(failure, E_INVALID, "the arguments of %s end early", shape.name);
+        return fail(failure, E_FRAME, "the arguments of %s end early", shape.name);
     if (reader_left(&reader) > 0)
-        return fail(failure, E_INVALID, "%zu bytes behind the arguments of %s",
-                    reader_left(&reader), shape.name);
+        return fail(failure, E_FRAME, "%zu bytes behind the arguments of %s", reader_left(&reader),
+                    shape.name);
     return 0;
 }
 

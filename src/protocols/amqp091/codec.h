@@ -74,9 +74,9 @@ struct method {
 const char *amqp091_method_name(uint32_t id);
 bool amqp091_method_has_content(uint32_t id);
 
-/* Of a method frame's payload. E_UNSUPPORTED: no such method; E_INVALID: fields end early, go on
- * too long, hold a table that breaks (message/fields.h) or a short string that is not UTF-8. The id
- * is filled in whenever there are four bytes. */
+/* Of a method frame's payload. E_UNSUPPORTED: no such method; E_FRAME: fields end early, go on too
+ * long, or hold a short string that is not UTF-8; E_INVALID: a table breaks (message/fields.h). The
+ * id is filled in whenever there are four bytes. */
 int amqp091_method_decode(struct slice payload, struct method *method,
                           struct failure *failure) MUST_CHECK;
 

@@ -114,7 +114,7 @@ static void round_trip(const struct method *in, struct method *out, uint8_t *byt
         uint8_t *copy = malloc(cut + 1);
         assert_non_null(copy);
         memcpy(copy, frame.payload.data, cut);
-        assert_int_equal(amqp091_method_decode(slice_of(copy, cut), out, &failure), E_INVALID);
+        assert_int_equal(amqp091_method_decode(slice_of(copy, cut), out, &failure), E_FRAME);
         free(copy);
     }
     assert_int_equal(amqp091_method_decode(frame.payload, out, &failure), 0);
@@ -127,7 +127,7 @@ static void round_trip(const struct method *in, struct method *out, uint8_t *byt
     struct method ignored;
     assert_int_equal(
         amqp091_method_decode(slice_of(longer, frame.payload.size + 1), &ignored, &failure),
-        E_INVALID);
+        E_FRAME);
 }
 
 static void test_every_method(void **state)
@@ -196,7 +196,7 @@ static void test_bad_fields(void **state)
     struct failure failure;
 
     assert_int_equal(amqp091_method_decode(slice_of(cancel, sizeof cancel), &method, &failure),
-                     E_INVALID);
+                     E_FRAME);
     assert_string_equal(failure.text, "Malformed UTF-8 in shortstr");
     assert_int_equal(amqp091_method_decode(slice_of(unbind, sizeof unbind), &method, &failure),
                      E_INVALID);

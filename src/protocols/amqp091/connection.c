@@ -9,7 +9,6 @@
  * RabbitMQ. */
 #define COMPATIBLE_VERSION "4.3.0"
 #define CLOSE_TIMEOUT_NS   (30000 * NANOSECONDS_PER_MS) /* for close-ok to come */
-#define REFUSED_TIMEOUT_NS (3000 * NANOSECONDS_PER_MS)  /* the same, for whom we do not trust */
 #define TICK_MAX_NS        (5000 * NANOSECONDS_PER_MS)
 #define TICK_HANDSHAKE_NS  (250 * NANOSECONDS_PER_MS)
 
@@ -67,8 +66,7 @@ void connection_close(struct session *session, enum reply_code code, uint32_t me
     close.connection_close.class_id = (uint16_t)(method_id >> 16);
     close.connection_close.method_id = (uint16_t)method_id;
     session_write(session, 0, &close);
-    session->closing_ns = loop_now_ns(session->loop) +
-                          (session->state == SESSION_LOGIN ? REFUSED_TIMEOUT_NS : CLOSE_TIMEOUT_NS);
+    session->closing_ns = loop_now_ns(session->loop) + CLOSE_TIMEOUT_NS;
     session->state = SESSION_CLOSING;
     session->is_releasing = true;
     session->wire->again = true;
@@ -203,16 +201,15 @@ static void refuse_login(struct session *session, const char *why)
     log_error(session->logger, "connection",
               "error on AMQP connection %s (state: starting): %s login refused: %s", session->name,
               session->mechanism, why);
-    if (!session->has_capability_login_failure_close) {
-        connection_finish(session);
-        return;
+    if (session->has_capability_login_failure_close) {
+        char text[160];
+        snprintf(text, sizeof text,
+                 "Login was refused using authentication mechanism %s. For details see the broker "
+                 "logfile.",
+                 session->mechanism);
+        connection_close(session, REPLY_ACCESS_REFUSED, 0, text);
     }
-    char text[160];
-    snprintf(text, sizeof text,
-             "Login was refused using authentication mechanism %s. For details see the broker "
-             "logfile.",
-             session->mechanism);
-    connection_close(session, REPLY_ACCESS_REFUSED, 0, text);
+    connection_finish(session); /* who is not known gets no time for an answer */
 }
 
 static void login(struct session *session, const struct connection_start_ok *ok)
@@ -395,9 +392,7 @@ void connection_method(struct session *session, struct slice payload)
         else if (!error && method.id == METHOD_connection_close && state == SESSION_CLOSING)
             close_asked(session);
     } else if (error) {
-        session_fail(session, NULL,
-                     error == E_UNSUPPORTED ? REPLY_COMMAND_INVALID : REPLY_FRAME_ERROR, method.id,
-                     "%s", failure.text);
+        session_fail(session, NULL, reply_for_decoding(error), method.id, "%s", failure.text);
     } else if (method.id == METHOD_connection_start_ok && state == SESSION_START) {
         login(session, &method.connection_start_ok);
     } else if (method.id == METHOD_connection_tune_ok && state == SESSION_TUNE) {

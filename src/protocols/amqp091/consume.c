@@ -185,13 +185,13 @@ static struct subscription *find_subscription(struct channel *channel, struct sl
     return channel->has_tags ? map_get(&channel->tags, tag) : NULL;
 }
 
-/* "amq.ctag-" and 22 characters that nobody guesses. */
-static size_t make_tag(struct loop *loop, char *text, size_t size)
+/* The prefix and 22 characters that nobody guesses. */
+static size_t make_name(struct loop *loop, const char *prefix, char *text, size_t size)
 {
     static const char letters[] =
         "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     uint8_t bytes[22];
-    int at = snprintf(text, size, "amq.ctag-");
+    int at = snprintf(text, size, "%s", prefix);
 
     loop_random_bytes(loop, bytes, sizeof bytes);
     for (size_t i = 0; i < sizeof bytes; i++)
@@ -355,12 +355,11 @@ static void reply_queue_declared(struct channel *channel)
         CONTAINER_OF(channel->subscriptions.previous, struct subscription, link);
 
     if (channel->request.failure.code) {
+        channel->reply_queue[0] = 0;
         retire(s);
         channel_request_failed(channel);
         return;
     }
-    snprintf(channel->reply_queue, sizeof channel->reply_queue, "%s",
-             channel->request.result.queue.name);
     channel->reply_subscription = s;
     subscribe(channel, s, slice_text(channel->reply_queue));
 }
@@ -402,7 +401,7 @@ void handle_basic_consume(struct channel *channel)
     if (is_reply && !check_reply_consumer(channel, m))
         return;
     if (tag.size == 0)
-        tag = slice_of(made, make_tag(session->loop, made, sizeof made));
+        tag = slice_of(made, make_name(session->loop, "amq.ctag-", made, sizeof made));
     struct subscription *s = new_subscription(channel, tag, m->no_ack);
     if (!s) {
         channel_fail(channel, REPLY_RESOURCE_ERROR, "no memory for another consumer");
@@ -412,7 +411,10 @@ void handle_basic_consume(struct channel *channel)
         subscribe(channel, s, m->queue);
         return;
     }
-    struct queue_spec spec = {.hidden = true, .exclusive = true};
+    size_t size =
+        make_name(session->loop, REPLY_TO ".", channel->reply_queue, sizeof channel->reply_queue);
+    struct queue_spec spec = {
+        .name = slice_of(channel->reply_queue, size), .hidden = true, .exclusive = true};
     channel_await(channel, broker_declare_queue(session->client, &channel->request, &spec),
                   reply_queue_declared);
 }

@@ -456,14 +456,14 @@ static void test_direct_reply_to(const struct ways *ways)
     expect_channel_close(&peer, 1, 406, "PRECONDITION_FAILED - reply consumer already set",
                          METHOD_basic_consume);
     assert_null(fake_queue(&worker, address));
+    char text[300];
+    snprintf(text, sizeof text, "NOT_FOUND - no queue '%s' in vhost '/'", address);
     SAY(&peer, 2, queue_declare, .queue = TEXT(address));
-    expect_channel_close(&peer, 2, 404,
-                         "NOT_FOUND - no queue 'amq.rabbitmq.reply-to.1' in vhost '/'",
-                         METHOD_queue_declare);
+    expect_channel_close(&peer, 2, 404, text, METHOD_queue_declare);
     ASK(&peer, 1, basic_consume_ok, basic_consume, .queue = TEXT("amq.rabbitmq.reply-to"),
         .no_ack = true, .consumer_tag = TEXT("replies"));
     ASK(&peer, 1, basic_cancel_ok, basic_cancel, .consumer_tag = TEXT("replies"));
-    assert_null(fake_queue(&worker, "amq.rabbitmq.reply-to.2"));
+    assert_true(list_empty(&worker.queues) || list_first(&worker.queues)->next == &worker.queues);
     end(&peer);
 }
 

@@ -508,8 +508,7 @@ static void new_queue(struct client *client, struct request *request, const stru
     struct queue *queue = memory_new(sizeof *queue);
 
     if (spec->name.size == 0)
-        snprintf(queue->name, sizeof queue->name, "%s%llu",
-                 spec->hidden ? "amq.rabbitmq.reply-to." : "amq.gen-",
+        snprintf(queue->name, sizeof queue->name, "amq.gen-%llu",
                  (unsigned long long)++worker->names);
     else
         snprintf(queue->name, sizeof queue->name, "%.*s", SLICE_ARGS(spec->name));
@@ -533,7 +532,7 @@ static void declare_queue(struct client *client, struct request *request,
     struct queue *queue = find_queue(client->worker, spec->name);
 
     memset(&request->result, 0, sizeof request->result);
-    if (!queue && !spec->passive && slice_starts(spec->name, "amq.")) {
+    if (!queue && !spec->passive && !spec->hidden && slice_starts(spec->name, "amq.")) {
         fail(&request->failure, E_DENIED, "queue name '%.*s' contains reserved prefix 'amq.*'",
              SLICE_ARGS(spec->name));
         return;

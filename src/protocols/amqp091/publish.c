@@ -301,7 +301,7 @@ static void publish(struct channel *channel, const struct envelope *envelope,
     }
     if (p.flags & AMQP091_HEADERS) {
         if (fields_check(p.headers, &failure)) {
-            session_fail(channel->session, NULL, REPLY_FRAME_ERROR, METHOD_basic_publish,
+            session_fail(channel->session, NULL, REPLY_SYNTAX_ERROR, METHOD_basic_publish,
                          "property headers: %s", failure.text);
             return;
         }

@@ -87,6 +87,18 @@ enum reply_code reply_for_error(int error, uint32_t method_id)
     return REPLY_INTERNAL_ERROR; /* E_IO, E_FAILED, E_CORRUPT, ...: nothing the client did */
 }
 
+enum reply_code reply_for_decoding(int error)
+{
+    switch (error) {
+    case E_UNSUPPORTED:
+        return REPLY_COMMAND_INVALID;
+    case E_INVALID:
+        return REPLY_SYNTAX_ERROR;
+    default:
+        return REPLY_FRAME_ERROR;
+    }
+}
+
 size_t reply_text(char *text, enum reply_code code, const char *explanation)
 {
     int wanted = snprintf(text, REPLY_TEXT_MAX + 1, "%s - %s", reply_name(code), explanation);

@@ -42,6 +42,9 @@ bool reply_is_hard(enum reply_code code);
  * their own). */
 enum reply_code reply_for_error(int error, uint32_t method_id);
 
+/* The reply to what amqp091_method_decode() says. */
+enum reply_code reply_for_decoding(int error);
+
 #define REPLY_TEXT_MAX 255u
 
 /* "NOT_FOUND - no queue 'a' in vhost '/'", at most REPLY_TEXT_MAX bytes, never cut inside a

@@ -181,11 +181,11 @@ static void refuse_frame(struct session *session, const struct frame *frame, enu
                  reason[0] ? ": " : "", reason);
 }
 
-/* After this nothing that comes can be understood. */
+/* Nothing that comes can be understood any more, not even close-ok: that is the end. */
 static void lose_frames(struct session *session, const struct frame *frame, const char *reason)
 {
     refuse_frame(session, frame, REPLY_FRAME_ERROR, reason);
-    session->deaf = true;
+    connection_finish(session);
 }
 
 static bool is_known_frame(const struct frame *frame)
@@ -410,7 +410,7 @@ static ssize_t amqp091_input(void *context, struct slice bytes)
             return size;
         used = (size_t)size;
     }
-    while (used < bytes.size && !session->deaf && session->state != SESSION_FINISHED) {
+    while (used < bytes.size && session->state != SESSION_FINISHED) {
         session_set_pause(session);
         if (session->wire->paused)
             break;
@@ -422,7 +422,7 @@ static ssize_t amqp091_input(void *context, struct slice bytes)
     session_set_pause(session);
     if (session->is_releasing && !session->has_left)
         session->wire->again = true;
-    if (session->deaf || session->state == SESSION_FINISHED)
+    if (session->state == SESSION_FINISHED)
         return (ssize_t)bytes.size;
     return (ssize_t)used;
 }

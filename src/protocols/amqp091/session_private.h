@@ -80,7 +80,6 @@ struct session {
     struct account *account;
 
     enum session_state state;
-    bool deaf; /* after a broken frame nothing more is understood */
     bool has_capability_login_failure_close, has_capability_blocked, has_capability_cancel_notify;
     bool is_told_blocked;
     bool is_releasing;  /* give back what the channels hold, in slices; then leave the broker */

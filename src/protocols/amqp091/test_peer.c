@@ -174,7 +174,7 @@ void peer_run(struct peer *peer)
         if (!done && !peer->wire.again)
             return;
     }
-    ASSERT(!"it comes to rest");
+    ASSERT(false); /* it does not come to rest */
 }
 
 bool peer_frame(struct peer *peer, struct frame *frame)

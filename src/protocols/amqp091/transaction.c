@@ -22,6 +22,7 @@ struct transaction {
     struct origin *origins;
     size_t settlement_count, settlement_capacity;
     size_t given_back; /* settlements, when it is abandoned */
+    bool is_committing;
     size_t charged;
 };
 
@@ -185,8 +186,8 @@ bool transaction_abandon_step(struct channel *channel)
 
     if (!t)
         return true;
-    if (channel->request_is_pending)
-        return true; /* being committed: the broker has the leases, and borrows the rest */
+    if (t->is_committing)
+        return true; /* the broker has the leases, and borrows the rest */
     for (; count < SETTLE_SLICE / 4 && t->given_back < t->settlement_count; t->given_back++)
         leases[count++] = t->settlements[t->given_back].lease;
     if (count > 0)
@@ -246,6 +247,7 @@ void handle_tx_commit(struct channel *channel)
         channel_write(channel, &(struct method){.id = METHOD_tx_commit_ok});
         return;
     }
+    t->is_committing = true;
     channel_await(channel,
                   broker_transact(channel->session->client, &channel->request, t->publishes,
                                   t->publish_count, t->settlements, t->settlement_count),
