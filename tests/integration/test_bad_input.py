@@ -42,9 +42,9 @@ def test_help_and_version():
 
 
 def test_wrong_options(tmp_path):
-    fails_with("--dat", arguments=["--dat", str(tmp_path)])
+    fails_with("--nonsense", arguments=["--nonsense", str(tmp_path)])
     fails_with("--data-dir", arguments=["--data-dir"])
-    fails_with("extra", arguments=["--data-dir", str(tmp_path), "extra"])
+    fails_with("arguments", arguments=["--data-dir", str(tmp_path), "extra"])
     fails_with("--port-offset", arguments=["--data-dir", str(tmp_path), "--port-offset", "many"])
 
 
@@ -70,7 +70,7 @@ def config(tmp_path):
     ("vm_memory_high_watermark.relative = lots\n", 1, "vm_memory_high_watermark.relative"),
     ("log.console.level = loud\n", 1, "loud"),
     ("default_pass = encrypted:AbC=\n", 1, "encrypted"),
-    ("default_pass = 'unfinished\n", 1, "'"),
+    ("default_pass = 'unfinished\n", 1, "quote"),
     ("default_user = $(NO_SUCH_VARIABLE_HERE)\n", 1, "NO_SUCH_VARIABLE_HERE"),
 ])
 def test_configuration_error_names_its_line(config, text, line, cause):
@@ -140,7 +140,7 @@ def segment_files(directory):
 
 
 def test_directory_of_another_version(own_broker):
-    """The format's number is in the first bytes of meta; one we do not know is left alone."""
+    """The eighth byte of meta is the format's version; one we do not know is left alone."""
     broker = own_broker()
     channel = pika_connection(broker.port).channel()
     channel.queue_declare("q", durable=True)
@@ -151,7 +151,7 @@ def test_directory_of_another_version(own_broker):
     before = {p: open(p, "rb").read() for p in segment_files(broker.data)}
     with open(meta, "r+b") as file:
         data = bytearray(file.read())
-        data[4:8] = (99).to_bytes(4, "little")
+        data[7] ^= 0x40
         file.seek(0)
         file.write(data)
     broker.spawn()
