@@ -156,11 +156,12 @@ static void opened(struct store_request *request)
 {
     struct segment *segment = CONTAINER_OF(request, struct segment, open_request);
     struct log *log = segment->log;
+    int result = request->result; /* who waits may open it again, with the same request */
     struct list *link;
 
     store_did(log);
     segment->is_opening = false;
-    if (request->result == 0) {
+    if (result == 0) {
         segment->file = request->file;
         segment->file_size = request->size;
         log->files_open++;
@@ -172,8 +173,8 @@ static void opened(struct store_request *request)
     list_move_all(&waiting, &segment->waiting);
     while ((link = list_take_first(&waiting))) {
         struct fetch *fetch = CONTAINER_OF(link, struct fetch, link);
-        if (request->result < 0)
-            fetch_end(fetch, request->result);
+        if (result < 0)
+            fetch_end(fetch, result);
         else
             fetch_read(fetch);
     }
