@@ -668,6 +668,10 @@ static void on_started(void *context, const struct worker_started *what)
     w->start_result = what->result;
     if (what->log.corrupt_blocks > 0)
         w->corruption_reported = true;
+    /* a bit that turned in the last blocks, which no later one vouches for yet, looks like a torn
+     * tail: that it was cut is all that can be told */
+    if (what->log.torn_bytes > 0 && simulated_disk_flips(w->disk) > 0)
+        w->corruption_reported = true;
     if (what->result != 0 && w->verbose)
         fprintf(stderr, "start failed: %s\n", what->failure.text);
 }
