@@ -213,6 +213,7 @@ void queue_recover_settled(struct queue *queue, uint64_t first, uint64_t last)
     }
     if (last >= queue->next)
         queue->next = last + 1;
+    queue_touch(queue); /* the next checkpoint may end the replay of this record */
 }
 
 void queue_recover_returned(struct queue *queue, uint64_t first, uint64_t last, uint32_t count)
@@ -226,12 +227,14 @@ void queue_recover_returned(struct queue *queue, uint64_t first, uint64_t last, 
         page->counts[s % QUEUE_PAGE] += count;
         page->returned |= page_bit(s);
     }
+    queue_touch(queue);
 }
 
 void queue_recover_delivered(struct queue *queue, uint64_t sequence)
 {
     if (sequence > queue->mark_logged)
         queue->mark_logged = queue->mark_durable = sequence;
+    queue_touch(queue);
 }
 
 uint64_t queue_recover_end(struct queue *queue)

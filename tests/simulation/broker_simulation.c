@@ -593,6 +593,8 @@ static void transact(struct actor *actor)
         actor->lease_count--;
         w->known[id].leased = false;
         w->known[id].settled = true; /* or not: known when it is answered */
+        trace(w, "actor %u settles %" PRIu64 " in transaction %u", actor->index, id,
+              actor->transaction);
     }
     trace(w, "actor %u asks for transaction %u: publishes %" PRIu64 " to %" PRIu64 ", settles %zu",
           actor->index, actor->transaction, t->first, t->first + t->count - 1,
