@@ -356,11 +356,8 @@ static void answer_transact(struct actor *actor)
     }
     for (size_t i = 0; i < actor->settlement_count; i++) {
         struct known *k = &w->known[actor->settlement_ids[i]];
-        k->settle_durable = done && k->persistent && k->settled;
-        if (!done) {
-            k->settled = false;
-            k->may_be_gone = true;
-        }
+        k->settled = k->settled || done;
+        k->settle_durable = k->settle_durable || (done && k->persistent);
     }
 }
 
@@ -592,7 +589,7 @@ static void transact(struct actor *actor)
             (struct settlement){actor->leases[index], OUTCOME_ACCEPT};
         actor->lease_count--;
         w->known[id].leased = false;
-        w->known[id].settled = true; /* or not: known when it is answered */
+        w->known[id].may_be_gone = true; /* until it is answered */
         trace(w, "actor %u settles %" PRIu64 " in transaction %u", actor->index, id,
               actor->transaction);
     }
