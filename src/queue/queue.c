@@ -195,10 +195,10 @@ void queue_push(struct queue *queue, struct message *message, uint64_t position)
     ASSERT(!queue->closed);
     if (!page)
         page = page_make(queue, page_number(sequence));
-    /* Under pressure, what can be read back and is not about to be delivered stays in the log
-     * alone. */
+    /* Under pressure, what can be read back and is not about to be delivered stays in the log. */
     bool cold = position && queue->host->memory->used > queue->host->hot_bytes_max &&
-                sequence - queue->fresh > QUEUE_HOT_PAGES * QUEUE_PAGE;
+                (sequence - queue->fresh > QUEUE_HOT_PAGES * QUEUE_PAGE ||
+                 queue->ready_bytes > QUEUE_HOT_BYTES);
     if (!cold) {
         page_heat(queue, page);
         page->messages[index] = message_ref(message);
@@ -386,10 +386,27 @@ void queue_abandon(struct queue *queue)
     }
 }
 
+/* Pages below this number, from the cursor's on, are about to be delivered. */
+static uint64_t hot_end(const struct queue *queue)
+{
+    uint64_t first = page_number(queue->fresh), number = first, bytes = 0;
+
+    if (list_empty(&queue->active) && !queue->getters_wait)
+        return first;
+    for (; number < first + QUEUE_HOT_PAGES; number++) {
+        const struct queue_page *page = page_get(queue, number);
+        for (uint64_t live = page ? page->live : 0; live; live &= live - 1)
+            bytes += page->sizes[__builtin_ctzll(live)];
+        if (bytes > QUEUE_HOT_BYTES && number > first)
+            break;
+    }
+    return number;
+}
+
 bool queue_cool(struct queue *queue, uint64_t *position)
 {
     uint64_t since_ns = loop_precise_ns(queue->host->loop);
-    uint64_t hot_end = page_number(queue->fresh) + QUEUE_HOT_PAGES;
+    uint64_t hot_first = page_number(queue->fresh), hot_last = hot_end(queue);
 
     for (uint64_t n = *position > queue->page_first ? *position : queue->page_first;
          n < queue->page_end; n++) {
@@ -397,7 +414,7 @@ bool queue_cool(struct queue *queue, uint64_t *position)
         if (slice_is_over(queue, since_ns))
             return false;
         struct queue_page *page = *page_slot(queue, n);
-        if (!page || !page->messages || (n + 1 >= page_number(queue->fresh) && n < hot_end))
+        if (!page || !page->messages || (n >= hot_first && n < hot_last))
             continue;
         bool empty = true;
         for (unsigned i = 0; i < QUEUE_PAGE; i++) {

@@ -42,8 +42,9 @@
 
 #define QUEUE_PAGE        64u
 #define QUEUE_MARK_STRIDE 10000u
-#define QUEUE_READ_AHEAD  4u  /* pages being read from the log at a time */
-#define QUEUE_HOT_PAGES   16u /* from the cursor on, these stay in memory under pressure */
+#define QUEUE_READ_AHEAD  4u         /* pages being read from the log at a time */
+#define QUEUE_HOT_PAGES   16u        /* from the cursor on, these stay in memory under pressure, */
+#define QUEUE_HOT_BYTES   (4u << 20) /* as far as their bodies are not more than this */
 
 struct queue;
 struct consumer;
