@@ -746,7 +746,7 @@ static void set_faults(struct simulation *s, bool on)
     faults->sync_fails_ppm = on && s->profile == FAILING_SYNCS ? 20000 : 0;
     faults->read_fails_ppm = on && s->profile == FAILING_READS ? 50000 : 0;
     faults->flip_ppm = on && s->profile == FLIPPING ? 20000 : 0;
-    faults->capacity = s->profile == SMALL_DISK ? 3u << 20 : 0;
+    faults->capacity = s->profile == SMALL_DISK ? 4u << 20 : 0;
 }
 
 static void free_reads(struct simulation *s)
@@ -952,6 +952,8 @@ static void run_seed(uint64_t seed, bool verbose, uint64_t *reads)
     s->options.segment_bytes_min = (uint32_t)(8192u << any(s, 4));
     s->options.segment_bytes_max = s->options.segment_bytes_min << any(s, 3);
     s->options.checkpoint_bytes = (uint32_t)(50000 + any(s, 2000000));
+    /* what the settlements, states and the catalog of this test may need between two checkpoints */
+    s->options.disk_reserve_bytes = 1u << 20;
     for (s->life = 0; s->life < LIVES_MAX; s->life++)
         if (!live(s))
             break;

@@ -623,7 +623,6 @@ static void footer_looked(struct recovery *r)
         if (segment->info.flags & SEGMENT_SEALED) /* else it was never whole */
             report(r, "the footer of %s at %llu; its blocks are read instead", segment->name,
                    (unsigned long long)segment->footer);
-        segment->info.flags &= ~(uint32_t)SEGMENT_SEALED;
         segment->info.flags |= SEGMENT_ENDED;
         segment->info.end = segment->footer;
         r->marks_count = r->marks_before;
@@ -652,7 +651,6 @@ static void trailer_read(struct store_request *request)
         trailer.footer >= segment->file_size - TRAILER_SIZE) {
         if (segment->info.flags & SEGMENT_SEALED)
             report(r, "the trailer of %s; its blocks are read instead", segment->name);
-        segment->info.flags &= ~(uint32_t)SEGMENT_SEALED;
         look_at_blocks(r);
         return;
     }
@@ -912,8 +910,7 @@ static void step_judge(struct recovery *r)
     for (size_t i = 0; i < log->segments_count; i++) {
         struct segment *segment = log->segments[i];
         trim(segment, r->last + 1);
-        if (segment->was_open && !(segment->info.flags & SEGMENT_SEALED) &&
-            segment->file_size > segment->end)
+        if (segment->was_open && !segment->footer && segment->file_size > segment->end)
             r->summary.torn_bytes += segment->file_size - segment->end;
     }
     if (r->last < r->known_durable)
@@ -1090,7 +1087,7 @@ static void tell_block(void *context, const struct block_header *header, uint64_
     r->is_telling = segment_of_block(r->log, header->block) == segment_now(r);
     if (header->block >= r->log->metadata.replay_block)
         r->summary.blocks_replayed++;
-    if (!(segment_now(r)->info.flags & SEGMENT_SEALED))
+    if (!segment_now(r)->footer)
         r->collected = block_new(&r->log->pool, header->epoch, header->block, 0);
 }
 
@@ -1259,8 +1256,7 @@ static void tell_file(struct recovery *r)
         tell_next(r);
         return;
     }
-    if (segment->footer && segment->info.flags & SEGMENT_SEALED &&
-        segment->info.last_block < r->log->metadata.replay_block)
+    if (segment->footer && segment->info.last_block < r->log->metadata.replay_block)
         begin_scan(r, &tell_footer, segment->footer, segment->file_size - TRAILER_SIZE, true, told);
     else
         begin_scan(r, &tell, SEGMENT_HEADER_SIZE, segment->end, false, told);
@@ -1299,7 +1295,7 @@ static void synced(struct store_request *request)
         end_with(r, request, "a segment cannot be synced");
         return;
     }
-    if (segment->info.flags & SEGMENT_SEALED) { /* its footer was there already */
+    if (segment->footer) { /* it was there already */
         close_segment(r, seal_next);
         return;
     }
@@ -1316,6 +1312,12 @@ static void truncated(struct store_request *request)
 {
     struct recovery *r = recovery_of(request);
 
+    if (request->result == E_INVALID) { /* sealed, by a footer that has turned bad since */
+        segment_now(r)->info.flags |= SEGMENT_ENDED | SEGMENT_SEALED;
+        segment_now(r)->info.end = segment_now(r)->end;
+        close_segment(r, seal_next);
+        return;
+    }
     if (request->result < 0) {
         end_with(r, request, "a torn tail cannot be cut off");
         return;
@@ -1333,8 +1335,8 @@ static void seal_file(struct recovery *r)
         seal_next(r);
         return;
     }
-    if (segment->file_size > segment->end &&
-        !(segment->info.flags & (SEGMENT_QUARANTINED | SEGMENT_SEALED))) {
+    if (segment->file_size > segment->end && !(segment->info.flags & SEGMENT_QUARANTINED) &&
+        !segment->footer) {
         r->request = (struct store_request){
             .operation = STORE_TRUNCATE, .file = segment->file, .offset = segment->end};
         submit(r, truncated);
