@@ -74,6 +74,12 @@ static bool end_files(struct log *log)
         if (segment->file && !segment->is_closing && segment->readers == 0)
             segment_close_file(segment);
     }
+    /* after a failure: those that wait for metadata that will never be written */
+    LIST_EACH (&log->removing, link) {
+        struct segment *segment = CONTAINER_OF(link, struct segment, link);
+        if (segment->file && !segment->is_closing)
+            segment_close_file(segment);
+    }
     return log->files_open == 0;
 }
 
@@ -89,6 +95,7 @@ static void stop_timers(struct log *log)
 static void closed(struct log *log)
 {
     stop_timers(log);
+    task_cancel(&log->close_task);
     task_cancel(&log->commit_task);
     task_cancel(&log->room_task);
     task_cancel(&log->failed_task);
@@ -99,7 +106,7 @@ static void closed(struct log *log)
     log->closed_call(log->closed_context);
 }
 
-void log_step_close(struct log *log)
+static void step_close(struct log *log)
 {
     if (log->phase != LOG_CLOSING || !list_empty(&log->reads))
         return;
@@ -122,9 +129,16 @@ void log_step_close(struct log *log)
         closed(log);
 }
 
-static void begin_close(struct task *task)
+static void run_close(struct task *task)
 {
-    log_step_close(CONTAINER_OF(task, struct log, close_task));
+    step_close(CONTAINER_OF(task, struct log, close_task));
+}
+
+/* In a task, since the last step may free the log. */
+void log_step_close(struct log *log)
+{
+    if (log->phase == LOG_CLOSING)
+        loop_defer(log->loop, &log->close_task, LOOP_DISPATCH);
 }
 
 void log_close(struct log *log, void (*closed_call)(void *context), void *context)
@@ -134,7 +148,7 @@ void log_close(struct log *log, void (*closed_call)(void *context), void *contex
     log->closed_call = closed_call;
     log->closed_context = context;
     timer_stop(&log->mark);
-    task_init(&log->close_task, begin_close);
+    task_init(&log->close_task, run_close);
     loop_defer(log->loop, &log->close_task, LOOP_DISPATCH);
 }
 

@@ -600,17 +600,15 @@ static void looked(struct recovery *r)
 }
 
 /* Forgets what a broken footer said, and reads the blocks themselves. */
-static void look_at_blocks(struct recovery *r)
+static void look_at_blocks(struct recovery *r, uint64_t scan_end)
 {
     struct segment *segment = segment_now(r);
-    uint64_t scan_end =
-        segment->info.flags & SEGMENT_ENDED ? segment->info.end : segment->file_size;
 
     segment->offsets_count = 0;
     segment->info.first_block = 0;
     segment->footer = 0;
-    if (scan_end > segment->file_size)
-        scan_end = segment->file_size;
+    if (segment->info.flags & SEGMENT_ENDED && scan_end > segment->info.end)
+        scan_end = segment->info.end;
     segment->end = SEGMENT_HEADER_SIZE;
     begin_scan(r, &look, SEGMENT_HEADER_SIZE, scan_end, false, looked);
 }
@@ -623,13 +621,11 @@ static void footer_looked(struct recovery *r)
         if (segment->info.flags & SEGMENT_SEALED) /* else it was never whole */
             report(r, "the footer of %s at %llu; its blocks are read instead", segment->name,
                    (unsigned long long)segment->footer);
-        segment->info.flags |= SEGMENT_ENDED;
-        segment->info.end = segment->footer;
         r->marks_count = r->marks_before;
-        look_at_blocks(r);
+        look_at_blocks(r, segment->footer);
         return;
     }
-    segment->info.flags |= SEGMENT_SEALED | SEGMENT_ENDED;
+    /* flags say what is durable: those of a segment that was not sealed follow its sync */
     segment->end = segment->info.end = segment->footer;
     if (segment->info.last_block > r->known_durable)
         r->known_durable = segment->info.last_block;
@@ -651,7 +647,7 @@ static void trailer_read(struct store_request *request)
         trailer.footer >= segment->file_size - TRAILER_SIZE) {
         if (segment->info.flags & SEGMENT_SEALED)
             report(r, "the trailer of %s; its blocks are read instead", segment->name);
-        look_at_blocks(r);
+        look_at_blocks(r, segment->file_size);
         return;
     }
     segment->footer = trailer.footer;
@@ -675,7 +671,7 @@ static void look_at_file(struct recovery *r)
         return;
     }
     if (segment->file_size < SEGMENT_HEADER_SIZE + TRAILER_SIZE) {
-        look_at_blocks(r);
+        look_at_blocks(r, segment->file_size);
         return;
     }
     r->window->size = 0;
@@ -1296,6 +1292,7 @@ static void synced(struct store_request *request)
         return;
     }
     if (segment->footer) { /* it was there already */
+        segment->info.flags |= SEGMENT_ENDED | SEGMENT_SEALED;
         close_segment(r, seal_next);
         return;
     }
@@ -1342,7 +1339,9 @@ static void seal_file(struct recovery *r)
         submit(r, truncated);
         return;
     }
-    r->request = (struct store_request){.operation = STORE_SYNC, .file = segment->file};
+    /* with its footer already there, sealing also drops what the store has reserved behind it */
+    r->request = (struct store_request){.operation = segment->footer ? STORE_SEAL : STORE_SYNC,
+                                        .file = segment->file};
     submit(r, synced);
 }
 

@@ -54,6 +54,7 @@ void store_did(struct log *log)
 {
     ASSERT(log->outstanding > 0);
     log->outstanding--;
+    log_step_close(log);
 }
 
 /* ---- failing for good ---- */
