@@ -158,7 +158,6 @@ static void opened(struct store_request *request)
     struct log *log = segment->log;
     int result = request->result; /* who waits may open it again, with the same request */
     struct list *link;
-    int result = request->result; /* whoever is told may open it again, with this request */
 
     store_did(log);
     segment->is_opening = false;
