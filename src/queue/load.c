@@ -71,9 +71,11 @@ static void load_done(struct log_read *read)
             page->messages[index] = read->messages[i];
         } else if (read->messages[i]) {
             message_unref(read->messages[i]);
-        } else if (wanted && read->results[i] == E_CORRUPT) {
+        } else if (!wanted || (page->leased & page_bit(sequence))) {
+            continue; /* settled meanwhile, or out with somebody: it is read when it comes back */
+        } else if (read->results[i] == E_CORRUPT) {
             quarantine(queue, page, sequence, read->results[i]);
-        } else if (wanted) {
+        } else {
             retry = true;
         }
     }
@@ -90,8 +92,8 @@ static void load_start(struct queue *queue, uint64_t number, struct queue_page *
     load->queue = queue;
     load->page = number;
     timer_init(&load->retry, queue->host->loop, load_again);
-    for (uint64_t live = page->live; live; live &= live - 1) {
-        unsigned index = (unsigned)__builtin_ctzll(live);
+    for (uint64_t ready = page->live & ~page->leased; ready; ready &= ready - 1) {
+        unsigned index = (unsigned)__builtin_ctzll(ready);
         if (page->messages && page->messages[index])
             continue;
         load->index[load->read.count] = (uint8_t)index;
