@@ -117,7 +117,7 @@ static void test_queue(const struct ways *ways)
     assert_true(slice_starts(m.queue_declare_ok.queue, "amq.gen-"));
     ASK(&peer, 1, queue_bind_ok, queue_bind, .exchange = TEXT("amq.direct"));
     publish(&peer, 1, "amq.direct", "amq.gen-1", "by its own name");
-    m = ASK(&peer, 1, queue_declare_ok, queue_declare, .passive = true);
+    m = ASK(&peer, 1, queue_declare_ok, queue_declare, .queue = TEXT("amq.gen-1"), .passive = true);
     assert_true(slice_is(m.queue_declare_ok.queue, "amq.gen-1"));
     assert_int_equal(m.queue_declare_ok.message_count, 1);
     m = ASK(&peer, 1, queue_purge_ok, queue_purge, .queue = TEXT(""));
@@ -143,6 +143,11 @@ static void test_queue(const struct ways *ways)
     SAY(&peer, 1, queue_declare, .queue = TEXT("amq.c"));
     expect_channel_close(&peer, 1, 403,
                          "ACCESS_REFUSED - queue name 'amq.c' contains reserved prefix 'amq.*'",
+                         METHOD_queue_declare);
+    /* the empty name stands for the last queue with other methods only */
+    declare(&peer, 1, "d");
+    SAY(&peer, 1, queue_declare, .passive = true);
+    expect_channel_close(&peer, 1, 404, "NOT_FOUND - no queue '' in vhost '/'",
                          METHOD_queue_declare);
     SAY(&peer, 1, queue_declare, .queue = TEXT("none"), .passive = true);
     expect_channel_close(&peer, 1, 404, "NOT_FOUND - no queue 'none' in vhost '/'",

@@ -12,7 +12,7 @@
 #define TICK_MAX_NS        (5000 * NANOSECONDS_PER_MS)
 #define TICK_HANDSHAKE_NS  (250 * NANOSECONDS_PER_MS)
 
-void connection_finish(struct session *session)
+void session_finish(struct session *session)
 {
     session->state = SESSION_FINISHED;
     session->wire->finished = true;
@@ -37,8 +37,8 @@ static bool is_worth_a_reply(const struct session *session, enum reply_code code
     return session->state >= SESSION_OPEN || code == REPLY_ACCESS_REFUSED;
 }
 
-void connection_close(struct session *session, enum reply_code code, uint32_t method_id,
-                      const char *explanation)
+void session_close(struct session *session, enum reply_code code, uint32_t method_id,
+                   const char *explanation)
 {
     char text[REPLY_TEXT_MAX + 1];
 
@@ -57,7 +57,7 @@ void connection_close(struct session *session, enum reply_code code, uint32_t me
                   session->name, session->vhost, session->user, state_name(session->state),
                   method ? method : "none", text);
     if (!is_worth_a_reply(session, code)) {
-        connection_finish(session);
+        session_finish(session);
         return;
     }
     struct method close = {.id = METHOD_connection_close};
@@ -118,7 +118,7 @@ static void send_start(struct session *session)
     wire_touch(session->wire);
 }
 
-ssize_t connection_header(struct session *session, struct slice bytes)
+ssize_t session_header(struct session *session, struct slice bytes)
 {
     static const uint8_t wanted[] = {'A', 'M', 'Q', 'P', 0, 0, 9, 1};
     static const uint8_t older[] = {'A', 'M', 'Q', 'P', 1, 1, 0, 9};
@@ -143,7 +143,7 @@ ssize_t connection_header(struct session *session, struct slice bytes)
               size > 4 ? bytes.data[4] : 0, size > 5 ? bytes.data[5] : 0,
               size > 6 ? bytes.data[6] : 0, size > 7 ? bytes.data[7] : 0);
     output_append(&session->wire->output, slice_of(wanted, sizeof wanted));
-    connection_finish(session);
+    session_finish(session);
     return (ssize_t)bytes.size;
 }
 
@@ -207,9 +207,9 @@ static void refuse_login(struct session *session, const char *why)
                  "Login was refused using authentication mechanism %s. For details see the broker "
                  "logfile.",
                  session->mechanism);
-        connection_close(session, REPLY_ACCESS_REFUSED, 0, text);
+        session_close(session, REPLY_ACCESS_REFUSED, 0, text);
     }
-    connection_finish(session); /* who is not known gets no time for an answer */
+    session_finish(session); /* who is not known gets no time for an answer */
 }
 
 static void login(struct session *session, const struct connection_start_ok *ok)
@@ -242,7 +242,7 @@ static void login(struct session *session, const struct connection_start_ok *ok)
     if (broker_login(session->client, &session->request, user, password) == PENDING)
         session->request_is_pending = true;
     else
-        connection_completed(session);
+        session_completed(session);
 }
 
 static void login_done(struct session *session)
@@ -312,7 +312,7 @@ static void open_vhost(struct session *session, const struct connection_open *op
                      slice_of(session->vhost, open->virtual_host.size)) == PENDING)
         session->request_is_pending = true;
     else
-        connection_completed(session);
+        session_completed(session);
 }
 
 static void open_done(struct session *session)
@@ -331,7 +331,7 @@ static void open_done(struct session *session)
              session->name, session->user, session->vhost);
 }
 
-void connection_completed(struct session *session)
+void session_completed(struct session *session)
 {
     if (session->state == SESSION_LOGIN)
         login_done(session);
@@ -359,7 +359,7 @@ static void update_secret(struct session *session, const struct connection_updat
                      kept_slice(&session->request_bytes)) == PENDING)
         session->request_is_pending = true;
     else
-        connection_completed(session);
+        session_completed(session);
 }
 
 static void close_asked(struct session *session)
@@ -379,7 +379,7 @@ static void close_asked(struct session *session)
     session->wire->again = true;
 }
 
-void connection_method(struct session *session, struct slice payload)
+void session_method(struct session *session, struct slice payload)
 {
     struct method method;
     struct failure failure;
@@ -388,7 +388,7 @@ void connection_method(struct session *session, struct slice payload)
 
     if (state >= SESSION_CLOSING) {
         if (!error && method.id == METHOD_connection_close_ok && state == SESSION_CLOSING)
-            connection_finish(session);
+            session_finish(session);
         else if (!error && method.id == METHOD_connection_close && state == SESSION_CLOSING)
             close_asked(session);
     } else if (error) {
@@ -440,7 +440,7 @@ static void keep_alive(struct session *session, uint64_t now_ns, uint64_t heartb
     wire_touch(session->wire);
 }
 
-uint64_t connection_tick(struct session *session, uint64_t now_ns)
+uint64_t session_tick(struct session *session, uint64_t now_ns)
 {
     if (session->state < SESSION_RUNNING) {
         uint64_t limit_ns =

@@ -69,6 +69,11 @@ static void test_consume_errors(const struct ways *ways)
     SAY(&peer, 1, basic_get, .queue = TEXT("none"));
     expect_channel_close(&peer, 1, 404, "NOT_FOUND - no queue 'none' in vhost '/'",
                          METHOD_basic_get);
+    /* a cancel-ok that was not asked for cancels */
+    ASK(&peer, 1, basic_consume_ok, basic_consume, .queue = TEXT("a"), .consumer_tag = TEXT("u"));
+    SAY(&peer, 1, basic_cancel_ok, .consumer_tag = TEXT("u"));
+    ASK(&peer, 1, basic_consume_ok, basic_consume, .queue = TEXT("a"), .consumer_tag = TEXT("u"));
+    ASK(&peer, 1, basic_cancel_ok, basic_cancel, .consumer_tag = TEXT("u"));
     /* an unknown tag is cancelled, too */
     struct method m = ASK(&peer, 1, basic_cancel_ok, basic_cancel, .consumer_tag = TEXT("none"));
     assert_true(slice_is(m.basic_cancel_ok.consumer_tag, "none"));

@@ -233,8 +233,6 @@ void handle_queue_declare(struct channel *channel)
         answer_declared(channel, m->queue, 0, 1);
         return;
     }
-    if (m->queue.size == 0 && m->passive && !channel_queue_name(channel, &m->queue))
-        return;
     struct queue_spec spec = {
         .name = m->queue,
         .passive = m->passive || is_reply,
@@ -261,6 +259,7 @@ void handle_queue_delete(struct channel *channel)
 {
     struct queue_delete *m = &channel->method.queue_delete;
 
+    m->queue = without_line_ends(m->queue);
     if (!channel_queue_name(channel, &m->queue))
         return;
     channel_await(channel,

@@ -298,6 +298,8 @@ enum ask {
 
 struct question {
     enum ask ask;
+    bool is_done_early; /* done, and told a turn later: events may come between */
+    bool has_waited;
     struct slice a, b;
     bool flag, other_flag;
     struct exchange_spec exchange;
@@ -326,6 +328,10 @@ static int ask(struct client *client, struct request *request, const struct ques
     }
     struct question *copy = memory_new(sizeof *copy);
     *copy = *q;
+    if (q->ask == ASK_SUBSCRIBE && loop_random(&worker->loop) % 2) {
+        copy->is_done_early = true;
+        do_now(client, request, q);
+    }
     request->internal = copy;
     list_init(&request->link);
     list_append(&client->requests, &request->link);
@@ -918,15 +924,21 @@ static void do_now(struct client *client, struct request *request, const struct 
 /* Requests of a closed client complete into nothing: what they would hold is not made. */
 static bool run_requests(struct client *client)
 {
-    struct list *link = list_take_first(&client->requests);
+    struct list *link = list_first(&client->requests);
 
     if (!link)
         return false;
     struct request *request = CONTAINER_OF(link, struct request, link);
     struct question *q = request->internal;
+    if (q->is_done_early && !q->has_waited) {
+        q->has_waited = true;
+        return true;
+    }
+    list_remove(link);
     request->internal = NULL;
     if (!client->closed) {
-        do_now(client, request, q);
+        if (!q->is_done_early)
+            do_now(client, request, q);
         client->options.events->completed(client->options.session, request);
     } else if (q->ask == ASK_TRANSACT) {
         client->closed = false; /* its leases were taken: they are settled all the same */

@@ -334,6 +334,19 @@ static void test_transactions(const struct ways *ways)
     assert_true(fake_ready(fake_queue(&worker, "a")) == 39);
     assert_true(fake_leased(fake_queue(&worker, "a")) == 0);
 
+    /* carbon copies keep until the commit, too */
+    static const char copies[] = "\x20\x00\x00\x00\x00\x0e\x02"
+                                 "CCA\0\0\0\x06S\0\0\0\x01"
+                                 "b";
+    declare(&peer, 1, "b");
+    ASK_EMPTY(&peer, 1, tx_select_ok, tx_select);
+    peer_publish(&peer, 1, &(struct basic_publish){.routing_key = TEXT("none")},
+                 slice_of(copies, 20), TEXT("copied"), 0);
+    ASK_EMPTY(&peer, 1, tx_commit_ok, tx_commit);
+    assert_true(fake_ready(fake_queue(&worker, "b")) == 1);
+    ASK(&peer, 1, channel_close_ok, channel_close, .reply_code = 200);
+    ASK_EMPTY(&peer, 1, channel_open_ok, channel_open);
+
     SAY_EMPTY(&peer, 1, tx_commit);
     expect_channel_close(&peer, 1, 406, "PRECONDITION_FAILED - channel is not transactional",
                          METHOD_tx_commit);

@@ -76,7 +76,7 @@ void session_fail(struct session *session, struct channel *channel, enum reply_c
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
     if (!channel || reply_is_hard(code))
-        connection_close(session, code, method_id, text);
+        session_close(session, code, method_id, text);
     else
         channel_close(channel, code, method_id, text);
 }
@@ -138,7 +138,7 @@ static void go_on(struct session *session)
         session->has_left = true;
         if (session->state == SESSION_ANSWERING) {
             session_write_empty(session, 0, METHOD_connection_close_ok);
-            connection_finish(session);
+            session_finish(session);
         }
         return;
     }
@@ -185,7 +185,7 @@ static void refuse_frame(struct session *session, const struct frame *frame, enu
 static void lose_frames(struct session *session, const struct frame *frame, const char *reason)
 {
     refuse_frame(session, frame, REPLY_FRAME_ERROR, reason);
-    connection_finish(session);
+    session_finish(session);
 }
 
 static bool is_known_frame(const struct frame *frame)
@@ -212,7 +212,7 @@ static void frame_of_connection(struct session *session, const struct frame *fra
         if (!is_over)
             refuse_frame(session, frame, REPLY_FRAME_ERROR, "unknown_frame");
     } else if (frame->type == FRAME_METHOD) {
-        connection_method(session, frame->payload);
+        session_method(session, frame->payload);
     } else if (frame->type != FRAME_HEARTBEAT && !is_over) {
         refuse_frame(session, frame, REPLY_UNEXPECTED_FRAME, "");
     }
@@ -295,7 +295,7 @@ static void completed(void *context, struct request *request)
 
     if (request == &session->request) {
         session->request_is_pending = false;
-        connection_completed(session);
+        session_completed(session);
         session->wire->again = true;
     } else {
         struct channel *channel = CONTAINER_OF(request, struct channel, request);
@@ -336,9 +336,9 @@ static void close_for(struct session *session, const char *reason)
     if (session->state >= SESSION_CLOSING)
         return;
     if (session->state < SESSION_TUNE)
-        connection_finish(session);
+        session_finish(session);
     else
-        connection_close(session, REPLY_CONNECTION_FORCED, 0, reason);
+        session_close(session, REPLY_CONNECTION_FORCED, 0, reason);
     wire_touch(session->wire);
 }
 
@@ -405,7 +405,7 @@ static ssize_t amqp091_input(void *context, struct slice bytes)
 
     go_on(session);
     if (session->state == SESSION_HEADER) {
-        ssize_t size = connection_header(session, bytes);
+        ssize_t size = session_header(session, bytes);
         if (size <= 0)
             return size;
         used = (size_t)size;
@@ -440,7 +440,7 @@ static void amqp091_drained(void *context)
 
 static uint64_t amqp091_tick(void *context, uint64_t now_ns)
 {
-    return connection_tick(context, now_ns);
+    return session_tick(context, now_ns);
 }
 
 static void amqp091_drain(void *context, const char *reason)

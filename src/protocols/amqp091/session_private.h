@@ -214,14 +214,14 @@ bool session_release_step(struct session *session);
 
 /* ---- connection.c ---- */
 
-ssize_t connection_header(struct session *session, struct slice bytes);
-void connection_method(struct session *session, struct slice payload);
-void connection_completed(struct session *session);
-uint64_t connection_tick(struct session *session, uint64_t now_ns);
-void connection_close(struct session *session, enum reply_code code, uint32_t method_id,
-                      const char *explanation);
+ssize_t session_header(struct session *session, struct slice bytes);
+void session_method(struct session *session, struct slice payload);
+void session_completed(struct session *session);
+uint64_t session_tick(struct session *session, uint64_t now_ns);
+void session_close(struct session *session, enum reply_code code, uint32_t method_id,
+                   const char *explanation);
 /* The end, without a word: what is written is still sent. */
-void connection_finish(struct session *session);
+void session_finish(struct session *session);
 
 /* ---- channel.c ---- */
 

@@ -451,6 +451,110 @@ static void test_sniff(const struct ways *ways)
     assert_int_equal(amqp091_protocol.sniff(slice_of("GET ", 4)), SNIFF_NO);
 }
 
+/* Each of the client's wishes that needs memory is refused when its account is at its limit, with a
+ * reason, and whatever the limit is, nothing is lost or left. */
+static void test_limited_memory(const struct ways *ways)
+{
+    static const uint8_t large[9000];
+
+    if (ways->step == 1)
+        return;
+    for (uint64_t limit = 500; limit < 60000; limit += 487) {
+        struct peer peer;
+        struct frame frame;
+        fake_init(&worker, ways->seed, ways->pending_percent);
+        worker.account.limit = limit;
+        worker.message_account.limit = limit % 3 == 0 ? limit : 0;
+        assert_int_equal(peer_open(&peer, &worker), 0);
+        peer.step = ways->step;
+        send_header(&peer);
+        SAY(&peer, 0, connection_start_ok, .mechanism = TEXT("PLAIN"),
+            .response = slice_of("\0guest\0guest", 12), .locale = TEXT("en_US"));
+        SAY(&peer, 0, connection_tune_ok, .channel_max = 2047, .frame_max = 4096);
+        SAY(&peer, 0, connection_open, .virtual_host = TEXT("/"));
+        for (uint16_t channel = 1; channel <= 3; channel++) {
+            SAY_EMPTY(&peer, channel, channel_open);
+            SAY(&peer, channel, queue_declare, .queue = TEXT("a"));
+            if (channel == 3)
+                SAY_EMPTY(&peer, channel, tx_select);
+            for (int i = 0; i < 40; i++)
+                peer_publish(&peer, channel, &(struct basic_publish){.routing_key = TEXT("a")},
+                             slice_of(NULL, 0), slice_of(large, i % 10 ? 10 : sizeof large), 4000);
+            SAY_EMPTY(&peer, channel, tx_commit); /* an error on the first two */
+            if (channel < 3) {
+                SAY_EMPTY(&peer, channel, channel_close_ok);
+                SAY_EMPTY(&peer, channel, channel_open);
+            }
+            for (int i = 0; i < 3; i++)
+                SAY(&peer, channel, basic_consume, .queue = TEXT("a"));
+            SAY(&peer, channel, basic_get, .queue = TEXT("a"));
+        }
+        while (peer_frame(&peer, &frame))
+            if (frame.channel == 0 && load_be32(frame.payload.data) == METHOD_connection_close)
+                assert_int_equal(load_be16(frame.payload.data + 4), 506);
+        assert_true(worker.account.peak <= limit);
+        end(&peer);
+    }
+}
+
+static void test_odd_frames(const struct ways *ways)
+{
+    struct peer peer;
+    uint8_t table[64];
+
+    /* a channel's frame before the connection is open */
+    fake_init(&worker, ways->seed, ways->pending_percent);
+    assert_int_equal(peer_open(&peer, &worker), 0);
+    peer.step = ways->step;
+    log_in(&peer, true);
+    SAY(&peer, 0, connection_tune_ok, .channel_max = 2047, .frame_max = 131072);
+    SAY_EMPTY(&peer, 1, channel_open);
+    expect_connection_close(&peer, 505, "UNEXPECTED_FRAME - type 1, all octets = <<0,20,0,10,0>>",
+                            0);
+    end(&peer);
+
+    /* a table that breaks, in arguments and in headers */
+    begin(&peer, ways);
+    SAY(&peer, 1, queue_declare, .arguments = TEXT("\x01xZ"));
+    struct method m = expect(&peer, 0, METHOD_connection_close);
+    assert_int_equal(m.connection_close.reply_code, 502);
+    end(&peer);
+    begin(&peer, ways);
+    struct writer w = writer_of(table, sizeof table);
+    write_be16(&w, AMQP091_HEADERS);
+    write_be32(&w, 3);
+    write_bytes(&w, TEXT("\x01xZ"));
+    peer_publish(&peer, 1, &(struct basic_publish){.routing_key = TEXT("a")},
+                 slice_of(table, writer_size(&w)), TEXT("body"), 0);
+    peer_run(&peer);
+    m = expect(&peer, 0, METHOD_connection_close);
+    assert_int_equal(m.connection_close.reply_code, 502);
+    end(&peer);
+
+    /* names that are no UTF-8 */
+    begin(&peer, ways);
+    SAY(&peer, 1, basic_cancel, .consumer_tag = TEXT("\xff"));
+    expect_connection_close(&peer, 501, "FRAME_ERROR - Malformed UTF-8 in shortstr",
+                            METHOD_basic_cancel);
+    end(&peer);
+    begin(&peer, ways);
+    SAY(&peer, 1, basic_publish, .routing_key = TEXT("\xff"));
+    expect_connection_close(&peer, 501, "FRAME_ERROR - Malformed UTF-8 in shortstr",
+                            METHOD_basic_publish);
+    end(&peer);
+
+    /* a client that names itself is found in the log by that name */
+    fake_init(&worker, ways->seed, ways->pending_percent);
+    assert_int_equal(peer_open(&peer, &worker), 0);
+    send_header(&peer);
+    w = writer_of(table, sizeof table);
+    fields_put_text(&w, "connection_name", TEXT("meter reader"));
+    SAY(&peer, 0, connection_start_ok, .client_properties = slice_of(table, writer_size(&w)),
+        .mechanism = TEXT("PLAIN"), .response = slice_of("\0guest\0guest", 12));
+    assert_non_null(strstr(worker.last_line, "client-provided name: meter reader"));
+    end(&peer);
+}
+
 int main(void)
 {
     static const struct scenario scenarios[] = {
@@ -471,6 +575,8 @@ int main(void)
         {"update_secret", test_update_secret},
         {"kick_and_drain", test_kick_and_drain},
         {"sniff", test_sniff},
+        {"limited_memory", test_limited_memory},
+        {"odd_frames", test_odd_frames},
     };
     return run_scenarios(scenarios, sizeof scenarios / sizeof scenarios[0]);
 }
