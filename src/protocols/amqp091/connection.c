@@ -443,8 +443,8 @@ static void keep_alive(struct session *session, uint64_t now_ns, uint64_t heartb
 uint64_t session_tick(struct session *session, uint64_t now_ns)
 {
     if (session->state < SESSION_RUNNING) {
-        uint64_t limit_ns =
-            session->started_ns + session->settings->handshake_ms * NANOSECONDS_PER_MS;
+        uint64_t patience_ns = session->settings->handshake_ms * NANOSECONDS_PER_MS;
+        uint64_t limit_ns = patience_ns ? session->started_ns + patience_ns : UINT64_MAX;
         if (now_ns >= limit_ns) {
             log_error(session->logger, "connection",
                       "closing AMQP connection %s: handshake_timeout (%s)", session->name,

@@ -143,7 +143,7 @@ int consume_deliver(struct subscription *s, const struct delivery *delivery)
         if (channel->prefetch_global && channel->held >= channel->prefetch_global)
             return wait_in(&channel->limited, s);
         if (unacked_add(&channel->unacked, channel->next_tag, delivery->lease, s))
-            return wait_in(&channel->limited, s);
+            return wait_in(&session->starved, s); /* memory comes from anywhere: try now and then */
         s->outstanding++;
         channel->held++;
     }

@@ -101,7 +101,7 @@ struct session {
     struct channel *last_channel; /* of the last frame */
     uint32_t channel_count;       /* those that are not NONE */
     struct list busy;             /* channels that can go on in the next turn */
-    struct list starved;          /* subscriptions that wait for the output to drain */
+    struct list starved; /* subscriptions that wait for the output to drain, or for memory */
     size_t parked_bytes;
 
     uint64_t started_ns, closing_ns;
