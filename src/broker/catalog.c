@@ -24,6 +24,11 @@ void catalog_init(struct catalog *catalog, struct loop *loop, struct queue_host 
     map_init_numbers(&catalog->queues_by_id, catalog->seed);
 }
 
+bool catalog_name_is_valid(struct slice name)
+{
+    return name.size > 0 && name.size <= NAME_MAX_BYTES && !memchr(name.data, 0, name.size);
+}
+
 /* ---- look-ups ---- */
 
 struct vhost *catalog_vhost(const struct catalog *catalog, struct slice name)
@@ -71,7 +76,7 @@ struct catalog_queue *catalog_queue_by_id(const struct catalog *catalog, uint64_
 
 static void id_used(struct catalog *catalog, uint64_t id)
 {
-    if (id >= catalog->next_id)
+    if (id >= catalog->next_id && id < UINT64_MAX / 2)
         catalog->next_id = id + 1;
 }
 
@@ -188,7 +193,8 @@ struct catalog_exchange *catalog_put_exchange(struct catalog *catalog, struct vh
     exchange->arguments = (uint8_t *)memory_text(arguments);
     exchange->arguments_size = arguments.size;
     exchange->route = route_exchange_add(catalog->routes, id, type);
-    if (fields_text(arguments, "alternate-exchange", &alternate))
+    if (fields_text(arguments, "alternate-exchange", &alternate) &&
+        catalog_name_is_valid(alternate))
         exchange->alternate_name = memory_text(alternate);
     if (name.size == 0)
         vhost->default_exchange = exchange;
@@ -454,6 +460,26 @@ void catalog_encode_binding(struct writer *w, enum catalog_event kind, uint64_t 
     write_text(w, arguments);
 }
 
+/* May something new have this id? Ids are never used again, nor twice. */
+static bool id_is_free(const struct catalog *catalog, uint64_t id)
+{
+    return id > 0 && id < UINT64_MAX / 2 && !map_get_number(&catalog->vhosts_by_id, id) &&
+           !map_get_number(&catalog->exchanges_by_id, id) &&
+           !map_get_number(&catalog->queues_by_id, id);
+}
+
+static int apply_vhost(struct catalog *catalog, struct reader *r)
+{
+    uint64_t id = read_varint(r);
+    struct slice name = read_text(r);
+
+    if (r->failed || !catalog_name_is_valid(name) ||
+        (!catalog_vhost(catalog, name) && !id_is_free(catalog, id)))
+        return E_CORRUPT;
+    catalog_put_vhost(catalog, id, name);
+    return 0;
+}
+
 static int apply_exchange(struct catalog *catalog, struct reader *r)
 {
     uint64_t id = read_varint(r), vhost_id = read_varint(r);
@@ -461,7 +487,10 @@ static int apply_exchange(struct catalog *catalog, struct reader *r)
     struct slice name = read_text(r), arguments = read_text(r);
     struct vhost *vhost = map_get_number(&catalog->vhosts_by_id, vhost_id);
 
-    if (r->failed || id == 0 || type >= EXCHANGE_TYPES || name.size > NAME_MAX_BYTES)
+    if (r->failed || id == 0 || type >= EXCHANGE_TYPES ||
+        (name.size > 0 && !catalog_name_is_valid(name)))
+        return E_CORRUPT;
+    if (vhost && !vhost_exchange(vhost, name) && !id_is_free(catalog, id))
         return E_CORRUPT;
     if (vhost)
         catalog_put_exchange(catalog, vhost, id, flags, (enum exchange_type)type, name, arguments);
@@ -477,7 +506,9 @@ static int apply_queue(struct catalog *catalog, struct reader *r)
     struct slice name = read_text(r), arguments = read_text(r);
     struct vhost *vhost = map_get_number(&catalog->vhosts_by_id, vhost_id);
 
-    if (r->failed || id == 0 || name.size == 0 || name.size > NAME_MAX_BYTES)
+    if (r->failed || id == 0 || !catalog_name_is_valid(name))
+        return E_CORRUPT;
+    if (vhost && !vhost_queue(vhost, name) && !id_is_free(catalog, id))
         return E_CORRUPT;
     if (vhost)
         catalog_put_queue(catalog, vhost, id, flags, name, arguments);
@@ -529,20 +560,18 @@ int catalog_apply(struct catalog *catalog, struct slice event)
     uint8_t kind = read_u8(&r);
 
     switch (kind) {
-    case CATALOG_NEXT_ID:
-        id_used(catalog, read_varint(&r) - 1);
-        return r.failed ? E_CORRUPT : 0;
-    case CATALOG_VHOST: {
+    case CATALOG_NEXT_ID: {
         uint64_t id = read_varint(&r);
-        struct slice name = read_text(&r);
-        if (r.failed || id == 0 || name.size == 0)
+        if (r.failed || id == 0 || id > UINT64_MAX / 2)
             return E_CORRUPT;
-        catalog_put_vhost(catalog, id, name);
+        id_used(catalog, id - 1);
         return 0;
     }
+    case CATALOG_VHOST:
+        return apply_vhost(catalog, &r);
     case CATALOG_USER: {
         struct slice name = read_text(&r), hash = read_text(&r), tags = read_text(&r);
-        if (r.failed || name.size == 0)
+        if (r.failed || !catalog_name_is_valid(name))
             return E_CORRUPT;
         put_user(catalog, name, hash, tags);
         return 0;
@@ -560,7 +589,8 @@ int catalog_apply(struct catalog *catalog, struct slice event)
     case CATALOG_EXCHANGE_DROP:
     case CATALOG_QUEUE_DROP: {
         uint64_t id = read_varint(&r);
-        return r.failed ? E_CORRUPT : apply_drop(catalog, (enum catalog_event)kind, id);
+        return r.failed || id > UINT64_MAX / 2 ? E_CORRUPT
+                                               : apply_drop(catalog, (enum catalog_event)kind, id);
     }
     case CATALOG_BINDING:
     case CATALOG_BINDING_DROP:

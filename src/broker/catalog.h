@@ -142,6 +142,10 @@ void catalog_init(struct catalog *catalog, struct loop *loop, struct queue_host 
 /* Frees everything; queues must have been discarded or are given up with their messages. */
 void catalog_fini(struct catalog *catalog);
 
+/* What a virtual host, a user, an exchange or a queue may be called: 1 to 255 bytes, none of them 0
+ * (so that a name is also a C string). */
+bool catalog_name_is_valid(struct slice name);
+
 /* ---- look-ups; NULL where there is none ---- */
 struct vhost *catalog_vhost(const struct catalog *catalog, struct slice name);
 struct user *catalog_user(const struct catalog *catalog, struct slice name);

@@ -34,6 +34,12 @@ static int refuse_reserved(const char *kind, struct slice name, struct failure *
                 SLICE_ARGS(name));
 }
 
+static int refuse_name(const char *kind, struct slice name, struct failure *failure)
+{
+    return fail(failure, E_INVALID, "%s name '%.*s' has a byte 0 or more than %u bytes", kind,
+                SLICE_ARGS(name), NAME_MAX_BYTES);
+}
+
 static int no_exchange(const struct client *client, struct slice name, struct failure *failure)
 {
     return fail(failure, E_NOT_FOUND, "no exchange '%.*s' in vhost '%s'", SLICE_ARGS(name),
@@ -149,6 +155,8 @@ static int create_exchange(struct client *client, struct request *request,
     struct slice alternate;
     struct failure *failure = &request->failure;
 
+    if (!catalog_name_is_valid(spec->name))
+        return refuse_name("exchange", spec->name, failure);
     if (is_reserved(spec->name))
         return refuse_reserved("exchange", spec->name, failure);
     char *name = memory_text(spec->name);
@@ -383,6 +391,8 @@ static int create_queue(struct client *client, const struct queue_spec *spec,
 
     if (name.size == 0)
         name = choose_name(client, chosen, sizeof chosen);
+    else if (!catalog_name_is_valid(name))
+        return refuse_name("queue", name, failure);
     else if (is_reserved(name) && !spec->hidden)
         return refuse_reserved("queue", name, failure);
     char *text = memory_text(name);

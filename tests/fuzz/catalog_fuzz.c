@@ -38,6 +38,8 @@ static void snapshot(struct world *w)
     catalog_snapshot_end(&cursor);
 }
 
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct world w = {.loop = loop_new_simulated(1)};
@@ -52,7 +54,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     w.catalog.queue_added = added;
     w.catalog.queue_dropped = dropped;
     w.catalog.context = &w;
-    while (reader_left(&r) > 0) {
+    while (reader_left(&r) > 0 && !r.failed) {
         struct slice event = read_bytes(&r, read_u8(&r));
         int result = r.failed ? 0 : catalog_apply(&w.catalog, event);
         (void)result;
