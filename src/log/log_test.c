@@ -1,4 +1,5 @@
 #include "log/log.h"
+#include "log/dump.h"
 
 #include "base/assert.h"
 #include "base/memory.h"
@@ -475,6 +476,318 @@ static void catalog_and_states(void **state)
     free(large);
 }
 
+/* ---- checkpoints, segments that go ---- */
+
+static void run_checkpoint(struct fixture *f)
+{
+    struct log_statistics before, after;
+
+    log_statistics(f->log, &before);
+    f->checkpoint_due = false;
+    log_checkpoint(f->log);
+    for (after = before; after.checkpoints == before.checkpoints;) {
+        assert_true(simulated_run_turns(f->loop, 1));
+        log_statistics(f->log, &after);
+        if (!f->checkpoint_due)
+            continue;
+        f->checkpoint_due = false;
+        for (uint64_t queue = 1; queue <= 2; queue++)
+            if (log_state_is_wanted(f->log, queue))
+                log_append_state(f->log, queue, slice_text("again"), false);
+        if (f->checkpoint_catalog) {
+            log_snapshot_begin(f->log);
+            log_snapshot_item(f->log, slice_text("snapshot"));
+            log_snapshot_end(f->log);
+        }
+        log_checkpoint_end(f->log);
+    }
+    simulated_run_for(f->loop, 500 * NANOSECONDS_PER_MS);
+}
+
+static uint64_t segments_of(const struct fixture *f)
+{
+    struct log_statistics statistics;
+
+    log_statistics(f->log, &statistics);
+    return statistics.segments;
+}
+
+static void dead_segments_go(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t positions[300];
+
+    assert_int_equal(log_append_catalog(f->log, slice_text("event")), 0);
+    log_append_state(f->log, 1, slice_text("state"), false);
+    for (uint64_t i = 0; i < 300; i++) {
+        positions[i] = append(f, 1, i + 1, 2000);
+        wait_durable(f);
+    }
+    assert_true(segments_of(f) > 4);
+    run_checkpoint(f); /* all messages are live: nothing goes */
+    uint64_t all = segments_of(f);
+    assert_true(all > 4);
+    for (uint64_t i = 0; i < 300; i++)
+        if (i != 150) {
+            log_settle(f->log, 1, i + 1, i + 1, 1);
+            log_release(f->log, positions[i]);
+        }
+    wait_durable(f);
+    run_checkpoint(f);
+    run_checkpoint(f); /* the state and the catalog were wanted and written again */
+    assert_true(segments_of(f) <= 4);
+    expect_message(f, positions[150], 151, 2000);
+    crash_log(f);
+    open_log(f);
+    assert_int_equal(f->opened, 0);
+    assert_non_null(strstr(f->catalog, "snapshot"));
+    assert_string_equal(f->states, "1:again ");
+    for (uint64_t i = 0; i < f->messages_count; i++)
+        if (f->messages[i].sequence != 151)
+            log_release(f->log, f->messages[i].position);
+    expect_message(f, positions[150], 151, 2000);
+    log_check(f->log);
+    close_log(f);
+}
+
+static void a_group_is_one_block(void **state)
+{
+    struct fixture *f = *state;
+
+    assert_int_equal(log_group_begin(f->log, LOG_GROUP_BYTES_MAX + 1), E_LIMIT);
+    for (unsigned round = 0; round < 5; round++) {
+        append(f, 1, 1 + round, 3000000);
+        assert_int_equal(log_group_begin(f->log, LOG_GROUP_BYTES_MAX), 0);
+        append(f, 2, 1 + 40 * round, 100);
+        uint64_t block = log_block_last(f->log);
+        for (uint64_t i = 1; i < 40; i++) {
+            append(f, 2, 1 + 40 * round + i, i == 7 ? 300000 : 200000);
+            assert_int_equal(log_block_last(f->log), block);
+        }
+        log_settle(f->log, 1, 1, 1, 1);
+        assert_int_equal(log_block_last(f->log), block);
+        log_group_end(f->log);
+    }
+    wait_durable(f);
+    crash_log(f);
+    open_log(f);
+    assert_int_equal(f->messages_count, 205);
+    close_log(f);
+}
+
+/* ---- what goes wrong ---- */
+
+static void a_failed_write_moves_on(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t first = append(f, 1, 1, 100);
+
+    wait_durable(f);
+    uint64_t second = append(f, 1, 2, 100);
+    simulated_disk_faults(f->disk)->sync_fails_ppm = 1000000;
+    log_commit(f->log);
+    for (struct log_statistics s = {0}; s.write_failures == 0; log_statistics(f->log, &s))
+        simulated_run_turns(f->loop, 1);
+    simulated_disk_faults(f->disk)->sync_fails_ppm = 0;
+    wait_durable(f);
+    assert_false(log_is_failed(f->log));
+    expect_message(f, first, 1, 100);
+    expect_message(f, second, 2, 100);
+    crash_log(f);
+    open_log(f);
+    assert_int_equal(f->messages_count, 2);
+    assert_int_equal(f->messages[1].position, second);
+    assert_int_equal(f->corrupt_count, 0);
+    close_log(f);
+}
+
+static void a_second_failure_is_final(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t first = append(f, 1, 1, 100);
+    struct log_target target = {1, 3, 0};
+    uint64_t position;
+
+    wait_durable(f);
+    append(f, 1, 2, 100);
+    simulated_disk_faults(f->disk)->write_fails_ppm = 1000000;
+    wait_durable(f);
+    while (!f->failed)
+        assert_true(simulated_run_turns(f->loop, 1));
+    assert_true(log_is_failed(f->log));
+    struct message *message = make_message(f, 10, 0);
+    assert_int_equal(log_append_message(f->log, message, &target, 1, &position), E_FAILED);
+    message_unref(message);
+    assert_int_equal(log_append_catalog(f->log, slice_text("x")), E_FAILED);
+    assert_int_equal(log_group_begin(f->log, 10), E_FAILED);
+    log_settle(f->log, 1, 1, 1, 1);
+    expect_message(f, first, 1, 100); /* reads go on */
+    close_log(f);
+    simulated_disk_faults(f->disk)->write_fails_ppm = 0;
+    open_log(f);
+    assert_int_equal(f->opened, 0);
+    assert_true(f->messages_count >= 1);
+    close_log(f);
+}
+
+static void a_full_disk_refuses_messages_first(void **state)
+{
+    struct fixture *f = *state;
+    struct log_target target = {1, 0, 0};
+    uint64_t position;
+    uint64_t positions[1000];
+    struct message *message = make_message(f, 5000, 1);
+
+    f->auto_checkpoint = true;
+    simulated_disk_faults(f->disk)->capacity = 1500000;
+    int result = 0;
+    for (target.sequence = 1; target.sequence < 1000; target.sequence++) {
+        result = log_append_message(f->log, message, &target, 1, &position);
+        if (result < 0)
+            break;
+        positions[target.sequence] = position;
+        wait_durable(f);
+    }
+    message_unref(message);
+    assert_int_equal(result, E_FULL);
+    assert_int_equal(log_append_catalog(f->log, slice_text("x")), E_FULL);
+    assert_int_equal(log_group_begin(f->log, 10), E_FULL);
+    for (uint64_t i = 1; i < target.sequence; i++) { /* settling never fails */
+        log_settle(f->log, 1, i, i, 1);
+        log_release(f->log, positions[i]);
+        if (i % 10 == 0)
+            wait_durable(f);
+    }
+    wait_durable(f);
+    assert_false(f->failed);
+    log_checkpoint(f->log);
+    simulated_run_for(f->loop, 1000 * NANOSECONDS_PER_MS);
+    append(f, 1, target.sequence, 5000); /* there is room again */
+    close_log(f);
+}
+
+static void memory_has_a_limit(void **state)
+{
+    struct fixture *f = *state;
+
+    for (uint64_t i = 1; log_has_room(f->log); i++)
+        append(f, 1, i, 1000000);
+    assert_int_equal(f->rooms, 0);
+    for (unsigned i = 0; f->rooms == 0; i++) {
+        assert_true(i < 100000);
+        simulated_run_turns(f->loop, 1);
+    }
+    assert_true(log_has_room(f->log));
+    close_log(f);
+}
+
+static void meta_done(struct store_request *request)
+{
+    assert_true(request->result == 0 || request->result == E_FENCED);
+}
+
+/* Replaces the metadata by these bytes. */
+static void write_metadata(struct fixture *f, void *bytes, size_t size, uint64_t version)
+{
+    struct failure failure;
+    struct loop *loop = loop_new_simulated(1);
+    struct store *store;
+    struct iovec slice = {bytes, size};
+    struct store_request request = {.operation = STORE_META_WRITE,
+                                    .slices = &slice,
+                                    .slices_count = 1,
+                                    .version = version,
+                                    .result = 1,
+                                    .done = meta_done};
+
+    assert_int_equal(store_simulated_open(loop, f->disk, &store, &failure), 0);
+    store_submit(store, &request);
+    for (unsigned i = 0; i < 100; i++)
+        simulated_run_turns(loop, 1);
+    store_free(store);
+    loop_free(loop);
+}
+
+static void bad_metadata_is_refused(void **state)
+{
+    struct fixture *f = *state;
+    uint8_t bytes[200] = "SLUICELG\2";
+
+    append(f, 1, 1, 10);
+    close_log(f);
+    for (uint64_t version = 1; version < 20; version++) /* whichever it has */
+        write_metadata(f, bytes, sizeof bytes, version);
+    open_log(f);
+    assert_int_equal(f->opened, E_VERSION);
+    assert_non_null(strstr(f->failure.text, "version 2"));
+    log_free(f->log);
+    store_free(f->store);
+    loop_free(f->loop);
+    bytes[0] = 'X';
+    for (uint64_t version = 1; version < 30; version++)
+        write_metadata(f, bytes, sizeof bytes, version);
+    open_log(f);
+    assert_int_equal(f->opened, E_CORRUPT);
+    log_free(f->log);
+    store_free(f->store);
+    loop_free(f->loop);
+}
+
+/* ---- looking into it ---- */
+
+struct dumped {
+    char text[20000];
+    int result;
+};
+
+static void on_dump_line(void *context, const char *text)
+{
+    struct dumped *dumped = context;
+    append_text(dumped->text, sizeof dumped->text, slice_text(text));
+}
+
+static void on_dump_done(void *context, int result, const struct failure *failure)
+{
+    struct dumped *dumped = context;
+    assert_true(!failure == (result == 0));
+    dumped->result = result;
+}
+
+static void a_dump_shows_everything(void **state)
+{
+    struct fixture *f = *state;
+    static const char *const expected[] = {"closed cleanly",
+                                           "block 1 at 512",
+                                           "queue 7 sequence 9 lane 3, body of 300000, attached",
+                                           "queue 7 9 to 9, why 4",
+                                           "\"event\"",
+                                           "index of messages",
+                                           "footer at"};
+    struct failure failure;
+    struct dumped *dumped = memory_new(sizeof *dumped);
+    struct log_dump_options options = {
+        .records = true, .line = on_dump_line, .done = on_dump_done, .context = dumped};
+
+    append(f, 7, 9, 300000);
+    log_settle(f->log, 7, 9, 9, 4);
+    assert_int_equal(log_append_catalog(f->log, slice_text("event")), 0);
+    close_log(f);
+    f->loop = loop_new_simulated(1);
+    assert_int_equal(store_simulated_open(f->loop, f->disk, &f->store, &failure), 0);
+    dumped->result = 1;
+    log_dump(f->loop, f->store, &options);
+    while (dumped->result == 1)
+        simulated_run_turns(f->loop, 1);
+    assert_int_equal(dumped->result, 0);
+    for (size_t i = 0; i < sizeof expected / sizeof expected[0]; i++)
+        if (!strstr(dumped->text, expected[i]))
+            fail_msg("no \"%s\" in: %s", expected[i], dumped->text);
+    assert_null(strstr(dumped->text, "BROKEN"));
+    store_free(f->store);
+    loop_free(f->loop);
+    free(dumped);
+}
+
 #define TEST(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
 
 int main(void)
@@ -486,6 +799,14 @@ int main(void)
         TEST(lazy_records_go_out_by_themselves),
         TEST(settlements_are_replayed),
         TEST(catalog_and_states),
+        TEST(dead_segments_go),
+        TEST(a_group_is_one_block),
+        TEST(a_failed_write_moves_on),
+        TEST(a_second_failure_is_final),
+        TEST(a_full_disk_refuses_messages_first),
+        TEST(memory_has_a_limit),
+        TEST(bad_metadata_is_refused),
+        TEST(a_dump_shows_everything),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
