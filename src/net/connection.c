@@ -43,7 +43,6 @@ static void begin_close(struct connection *c, enum close_reason reason)
     c->reason = reason;
     rest_free(c);
     timer_stop(&c->tick);
-    task_cancel(&c->again);
     timer_set(&c->deadline, loop_now_ns(loop_of(c)) + LINGER_NS);
     loop_defer(loop_of(c), &c->teardown, LOOP_DISPATCH);
 }
@@ -56,9 +55,9 @@ static void destroy(struct connection *c)
     output_fini(&c->wire.output);
     timer_stop(&c->deadline);
     timer_stop(&c->tick);
-    task_cancel(&c->flush);
-    task_cancel(&c->again);
     task_cancel(&c->teardown);
+    list_remove(&c->reader);
+    list_remove(&c->touched);
     list_remove(&c->link);
     host->statistics.closed++;
     free(c);
@@ -131,6 +130,13 @@ static void deadline_fire(struct timer *timer)
 
 /* ---- output ---- */
 
+static void flush_later(struct connection *c)
+{
+    if (!list_linked(&c->touched))
+        list_append(&c->host->touched, &c->touched);
+    loop_defer(loop_of(c), &c->host->flush, LOOP_FLUSH);
+}
+
 static void tell_drained(struct connection *c)
 {
     size_t pending = output_pending(&c->wire.output);
@@ -177,7 +183,7 @@ static void write_output(struct connection *c)
         }
     }
     if (output_pending(output) > 0 && !c->socket_is_full)
-        loop_defer(loop_of(c), &c->flush, LOOP_FLUSH); /* the next turn */
+        flush_later(c); /* in the next turn */
     tell_drained(c);
 }
 
@@ -329,7 +335,7 @@ static size_t feed(struct connection *c, struct slice bytes)
 static void check_progress(struct connection *c)
 {
     if (c->state == CONNECTION_OPEN && c->rest_size >= rest_limit(c) && !c->wire.paused &&
-        !c->wire.again && !list_linked(&c->again.link)) {
+        !c->wire.again && !c->again) {
         log_error(c->host->options.logger, "connection",
                   "closing %s:%u -> %s:%u: %zu bytes of input are no %s", c->wire.peer_host,
                   c->wire.peer_port, c->wire.local_host, c->wire.local_port, c->rest_size,
@@ -395,11 +401,11 @@ static void read_input(struct connection *c)
         ;
 }
 
-static void again_run(struct task *task)
+static void input_again(struct connection *c)
 {
-    struct connection *c = CONTAINER_OF(task, struct connection, again);
     size_t size = c->rest_size;
 
+    c->again = false;
     if (c->state != CONNECTION_OPEN)
         return;
     size_t consumed = feed(c, slice_of(c->rest, size));
@@ -428,19 +434,64 @@ static void discard_input(struct connection *c)
 
 /* ---- events and wishes ---- */
 
+static void read_now(struct connection *c)
+{
+    if (c->again)
+        input_again(c);
+    if (!c->stream)
+        return;
+    if (c->state == CONNECTION_CLOSING)
+        discard_input(c);
+    else
+        read_input(c);
+    update_wants(c);
+}
+
+static bool has_read_enough(struct connection_host *host)
+{
+    struct loop *loop = host->options.loop;
+    return loop_precise_ns(loop) - loop_now_ns(loop) >= TURN_SLICE_NS;
+}
+
+static void read_later(struct connection *c)
+{
+    struct connection_host *host = c->host;
+
+    if (!list_linked(&c->reader))
+        list_append(&host->readers, &c->reader);
+    if (!timer_is_set(&host->readers_timer))
+        timer_set(&host->readers_timer, loop_now_ns(host->options.loop));
+}
+
+/* Of those who wait at least one has its turn. */
+static void readers_fire(struct timer *timer)
+{
+    struct connection_host *host = CONTAINER_OF(timer, struct connection_host, readers_timer);
+    struct list *link;
+
+    while ((link = list_take_first(&host->readers)) != NULL) {
+        read_now(CONTAINER_OF(link, struct connection, reader));
+        if (has_read_enough(host))
+            break;
+    }
+    if (!list_empty(&host->readers))
+        timer_set(timer, loop_now_ns(host->options.loop));
+}
+
 static void connection_ready(void *context, unsigned events)
 {
     struct connection *c = context;
 
-    if (events & STREAM_WRITABLE)
+    if (events & STREAM_WRITABLE) {
         write_output(c);
-    if (events & STREAM_READABLE && c->stream) {
-        if (c->state == CONNECTION_CLOSING)
-            discard_input(c);
-        else
-            read_input(c);
+        update_wants(c);
     }
-    update_wants(c);
+    if (!(events & STREAM_READABLE) || !c->stream)
+        return;
+    if (list_empty(&c->host->readers) && !has_read_enough(c->host))
+        read_now(c);
+    else
+        read_later(c);
 }
 
 static void look_at_wishes(struct connection *c)
@@ -450,16 +501,15 @@ static void look_at_wishes(struct connection *c)
     c->was_paused = c->wire.paused;
     if (c->wire.again || goes_on) {
         c->wire.again = false;
-        loop_defer(loop_of(c), &c->again, LOOP_DISPATCH); /* of the next turn */
+        c->again = true;
+        read_later(c);
     }
     if (c->wire.finished)
         begin_close(c, CLOSE_PROTOCOL);
 }
 
-static void flush_run(struct task *task)
+static void flush(struct connection *c)
 {
-    struct connection *c = CONTAINER_OF(task, struct connection, flush);
-
     c->wire.is_touched = false;
     if (!c->stream) {
         output_fini(&c->wire.output); /* there is nobody to read it */
@@ -471,14 +521,51 @@ static void flush_run(struct task *task)
     update_wants(c);
 }
 
+static void flush_run(struct task *task)
+{
+    struct connection_host *host = CONTAINER_OF(task, struct connection_host, flush);
+    struct loop *loop = host->options.loop;
+    uint64_t start_ns = loop_precise_ns(loop);
+    struct list now;
+    struct list *link;
+
+    list_init(&now);
+    list_move_all(&now, &host->touched);
+    while ((link = list_take_first(&now)) != NULL) {
+        flush(CONTAINER_OF(link, struct connection, touched));
+        if (loop_precise_ns(loop) - start_ns >= TURN_SLICE_NS)
+            break;
+    }
+    list_move_all(&now, &host->touched); /* who had to wait comes first */
+    list_move_all(&host->touched, &now);
+    if (!list_empty(&host->touched))
+        loop_defer(loop, task, LOOP_FLUSH);
+}
+
 static void touched(struct wire *wire)
 {
-    struct connection *c = CONTAINER_OF(wire, struct connection, wire);
-
-    loop_defer(loop_of(c), &c->flush, LOOP_FLUSH);
+    flush_later(CONTAINER_OF(wire, struct connection, wire));
 }
 
 /* ---- for the server ---- */
+
+void connection_host_init(struct connection_host *host)
+{
+    host->input = memory_new(INPUT_COPY_MAX + INPUT_SIZE);
+    list_init(&host->readers);
+    list_init(&host->touched);
+    timer_init(&host->readers_timer, host->options.loop, readers_fire);
+    task_init(&host->flush, flush_run);
+}
+
+void connection_host_fini(struct connection_host *host)
+{
+    ASSERT(list_empty(&host->readers) && list_empty(&host->touched));
+    timer_stop(&host->readers_timer);
+    task_cancel(&host->flush);
+    output_cache_fini(&host->chunks);
+    free(host->input);
+}
 
 static void wire_init(struct connection *c)
 {
@@ -507,8 +594,8 @@ struct connection *connection_new(struct connection_host *host, struct stream *s
     c->host = host;
     c->stream = stream;
     wire_init(c);
-    task_init(&c->flush, flush_run);
-    task_init(&c->again, again_run);
+    list_init(&c->reader);
+    list_init(&c->touched);
     task_init(&c->teardown, teardown_run);
     timer_init(&c->tick, host->options.loop, tick_fire);
     timer_init(&c->deadline, host->options.loop, deadline_fire);

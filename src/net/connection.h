@@ -38,6 +38,13 @@ struct connection_host {
     struct output_cache chunks;
     struct account account; /* of rests */
     uint8_t *input;         /* INPUT_COPY_MAX + INPUT_SIZE bytes, used within a read only */
+
+    /* However many connections are ready, a turn reads for TURN_SLICE_NS and writes for as long.
+     * Who has to wait is first in the next turn. */
+    struct list readers; /* by connection.reader */
+    struct timer readers_timer;
+    struct list touched; /* by connection.touched */
+    struct task flush;   /* FLUSH */
     void (*gone)(struct connection_host *host);
 };
 
@@ -58,12 +65,17 @@ struct connection {
     bool was_paused;
     uint8_t *rest; /* input that the session has left */
     size_t rest_size, rest_capacity;
-    struct task flush;    /* FLUSH: write, look at the wishes */
-    struct task again;    /* DISPATCH: input() without new bytes */
+    struct list reader;   /* in host.readers: waits for its turn to read, or for `again` */
+    struct list touched;  /* in host.touched: something to write, or wishes */
+    bool again;           /* input() is to be called without new bytes */
     struct task teardown; /* DISPATCH: the next step of closing */
     struct timer tick;
     struct timer deadline; /* of the handshake, draining or lingering */
 };
+
+/* With options, gone and account filled in by the caller. */
+void connection_host_init(struct connection_host *host);
+void connection_host_fini(struct connection_host *host);
 
 /* Takes the stream. Frees itself after `gone`. */
 struct connection *connection_new(struct connection_host *host, struct stream *stream);

@@ -837,6 +837,47 @@ static void one_connection_cannot_hog_a_turn(void **state)
     free(bytes);
 }
 
+#define MANY 40
+
+/* Time runs out in nearly each turn; still each gets its share, and nobody is forgotten. */
+static void many_connections_share_the_turns(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 0; seed < 10; seed++) {
+        struct scene s;
+        struct logger logger;
+        struct client c[MANY];
+        size_t size = 400000;
+        scene_begin(&s, seed, &logger, NULL);
+        s.service.one_at_a_time = seed % 2;
+        size = seed % 2 ? 20000 : size;
+        uint8_t *bytes = random_items(s.loop, 500, &size);
+        for (int i = 0; i < MANY; i++)
+            client_connect(&c[i], s.loop, "\0\1x", 3);
+        run_ms(&s, 50);
+        assert_int_equal(server_connection_count(s.server), MANY);
+        simulated_options(s.loop)->jump_ppm = 700000;
+        for (int i = 0; i < MANY; i++)
+            client_send(&c[i], bytes, size);
+        bool is_half = false;
+        while (!is_half) {
+            assert_true(simulated_run_turns(s.loop, 10));
+            for (int i = 0; i < MANY; i++)
+                is_half |= c[i].received_size > size / 2;
+        }
+        for (int i = 0; i < MANY; i++)
+            assert_true(c[i].received_size > size / 50);
+        run_ms(&s, 60000);
+        for (int i = 0; i < MANY; i++) {
+            assert_int_equal(c[i].received_size, 3 + size);
+            assert_memory_equal(c[i].received + 3, bytes, size);
+            client_close(&c[i]);
+        }
+        scene_end(&s);
+        free(bytes);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -859,6 +900,7 @@ int main(void)
         cmocka_unit_test(a_session_that_cannot_open_closes),
         cmocka_unit_test(input_without_memory_or_progress_closes),
         cmocka_unit_test(one_connection_cannot_hog_a_turn),
+        cmocka_unit_test(many_connections_share_the_turns),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

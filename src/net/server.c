@@ -122,7 +122,7 @@ int server_open(const struct server_options *options, struct server **server,
     made->host.options = *options;
     made->host.options.protocols = made->protocols;
     made->host.gone = gone;
-    made->host.input = memory_new(INPUT_COPY_MAX + INPUT_SIZE);
+    connection_host_init(&made->host);
     account_init(&made->host.account, options->account, 0);
     list_init(&made->connections);
     list_init(&made->waiting);
@@ -160,10 +160,9 @@ void server_free(struct server *server)
     listen_no_more(server);
     timer_stop(&server->deadline);
     task_cancel(&server->visit);
-    output_cache_fini(&server->host.chunks);
+    connection_host_fini(&server->host);
     account_fini(&server->host.account);
     free(server->drain_reason);
-    free(server->host.input);
     free(server->protocols);
     free(server);
 }
