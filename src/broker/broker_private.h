@@ -189,6 +189,7 @@ void cooling_free(struct worker *worker);
 /* ---- recovery and first start (recover.c) ---- */
 
 extern const struct log_recovery worker_recovery;
+void boot_new(struct worker *worker);
 void boot_free(struct worker *worker);
 void worker_opened(void *context, int result, const struct log_opened *summary,
                    const struct failure *failure);

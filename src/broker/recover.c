@@ -5,6 +5,35 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+/* What a start needs and nobody afterwards. */
+struct boot {
+    struct worker *worker;
+    uint64_t *orphans; /* queues with a state and without a place in the catalog */
+    size_t orphan_count, orphan_capacity;
+
+    /* of a new data directory: */
+    struct password_job hash;
+    struct timer wait;
+    uint64_t block;
+};
+
+void boot_new(struct worker *worker)
+{
+    worker->boot = memory_new(sizeof *worker->boot);
+    worker->boot->worker = worker;
+}
+
+void boot_free(struct worker *worker)
+{
+    if (!worker->boot)
+        return;
+    if (worker->boot->wait.loop)
+        timer_stop(&worker->boot->wait);
+    free(worker->boot->orphans);
+    free(worker->boot);
+    worker->boot = NULL;
+}
+
 /* ---- what the log tells ---- */
 
 static void recover_catalog(void *context, struct slice bytes)
@@ -24,6 +53,27 @@ static struct queue *find(struct worker *worker, uint64_t id)
     return queue && queue->queue.log ? &queue->queue : NULL;
 }
 
+/* A state of a queue that the catalog does not know. Nothing can be appended while the log
+ * recovers, so it is dropped at the end. */
+static void orphan_add(struct worker *worker, uint64_t id)
+{
+    struct boot *boot = worker->boot;
+
+    if (boot->orphan_count == boot->orphan_capacity) {
+        boot->orphan_capacity = boot->orphan_capacity ? 2 * boot->orphan_capacity : 16;
+        boot->orphans = memory_resize(boot->orphans, boot->orphan_capacity, sizeof *boot->orphans);
+    }
+    boot->orphans[boot->orphan_count++] = id;
+}
+
+static void drop_orphans(struct worker *worker)
+{
+    const struct boot *boot = worker->boot;
+
+    for (size_t i = 0; i < boot->orphan_count && !worker->catalog_is_suspect; i++)
+        log_drop_state(worker->log, boot->orphans[i]);
+}
+
 static void recover_state(void *context, uint64_t id, struct slice bytes, uint64_t position)
 {
     struct worker *worker = context;
@@ -31,8 +81,7 @@ static void recover_state(void *context, uint64_t id, struct slice bytes, uint64
 
     (void)position;
     if (!queue) {
-        if (!worker->catalog_is_suspect)
-            log_drop_state(worker->log, id);
+        orphan_add(worker, id);
         return;
     }
     int result = queue_recover_state(queue, bytes);
@@ -100,22 +149,6 @@ const struct log_recovery worker_recovery = {
 };
 
 /* ---- the first start ---- */
-
-struct boot {
-    struct password_job hash;
-    struct worker *worker;
-    struct client *client; /* none: the request has no client */
-    struct timer wait;
-    uint64_t block;
-};
-
-void boot_free(struct worker *worker)
-{
-    if (worker->boot)
-        timer_stop(&worker->boot->wait);
-    free(worker->boot);
-    worker->boot = NULL;
-}
 
 static void started(struct worker *worker)
 {
@@ -188,11 +221,9 @@ static void boot_hashed(struct job *job)
 
 static void boot_begin(struct worker *worker)
 {
-    struct boot *boot = memory_new(sizeof *boot);
+    struct boot *boot = worker->boot;
     const char *password = worker->options.default_pass;
 
-    worker->boot = boot;
-    boot->worker = worker;
     timer_init(&boot->wait, worker->loop, boot_wait);
     boot->hash.cost = worker->options.password_cost;
     loop_random_bytes(worker->loop, boot->hash.salt, sizeof boot->hash.salt);
@@ -235,6 +266,7 @@ void worker_opened(void *context, int result, const struct log_opened *summary,
         return;
     }
     finish_queues(worker);
+    drop_orphans(worker);
     if (map_count(&worker->catalog.vhosts) > 0)
         started(worker);
     else if (worker->catalog_is_suspect)

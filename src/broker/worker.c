@@ -166,6 +166,7 @@ struct worker *worker_start(const struct worker_options *options,
     log.store = options->store;
     log.logger = worker->logger;
     log.account = &worker->messages;
+    boot_new(worker);
     worker->log = log_open(&log, &worker_log_events, &worker_recovery, worker, worker_opened);
     worker->host.log = worker->log;
     return worker;
