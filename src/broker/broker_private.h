@@ -2,6 +2,7 @@
 #ifndef SLUICE_BROKER_BROKER_PRIVATE_H
 #define SLUICE_BROKER_BROKER_PRIVATE_H
 
+#include "auth/remembered.h"
 #include "base/assert.h"
 #include "base/memory.h"
 #include "broker/catalog.h"
@@ -40,6 +41,7 @@ struct worker {
     bool disk_is_low, storage_failed;
     struct timer watch;
 
+    struct remembered remembered;
     struct list logins;        /* being verified by a helper */
     struct list login_waiters; /* all helpers are busy */
 

@@ -149,6 +149,8 @@ struct login {
     struct request *request;
     struct list link; /* logins, or login_waiters */
     char user[NAME_MAX_BYTES + 1];
+    bool has_digest;
+    uint8_t digest[REMEMBERED_DIGEST_SIZE];
 };
 
 static bool listed(const char *list, struct slice name)
@@ -164,6 +166,13 @@ static bool listed(const char *list, struct slice name)
 
 static void login_next(struct worker *worker);
 
+static void logged_in(struct client *client, const struct user *user)
+{
+    free(client->user);
+    client->user = memory_text(slice_text(user->name));
+    client->may_impersonate = listed(user->tags, slice_text("impersonator"));
+}
+
 static void login_done(struct job *job)
 {
     struct login *login = CONTAINER_OF(job, struct login, hash.job);
@@ -174,9 +183,10 @@ static void login_done(struct job *job)
     if (login->hash.result != 0 || !user) {
         fail(&request->failure, E_LOGIN, "user '%s' - invalid credentials", login->user);
     } else {
-        free(client->user);
-        client->user = memory_text(slice_text(login->user));
-        client->may_impersonate = listed(user->tags, slice_text("impersonator"));
+        logged_in(client, user);
+        if (login->has_digest)
+            remembered_add(&client->worker->remembered, login->digest,
+                           loop_now_ns(client->worker->loop));
     }
     list_remove(&login->link);
     login_next(client->worker);
@@ -226,6 +236,14 @@ int broker_login(struct client *client, struct request *request, struct slice na
         return request_end(request);
     }
     struct login *login = memory_new(sizeof *login);
+    login->has_digest = remembered_digest(&worker->remembered, name, slice_text(user->hash),
+                                          password, login->digest);
+    if (login->has_digest &&
+        remembered_has(&worker->remembered, login->digest, loop_now_ns(worker->loop))) {
+        logged_in(client, user);
+        free(login);
+        return request_end(request);
+    }
     login->request = request;
     list_init(&login->link);
     memcpy(login->user, name.data, name.size);

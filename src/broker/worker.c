@@ -145,6 +145,7 @@ struct worker *worker_start(const struct worker_options *options,
     task_init(&worker->work, work);
     task_init(&worker->confirm, publishers_confirm);
     timer_init(&worker->watch, worker->loop, worker_watch);
+    remembered_init(&worker->remembered, worker->loop);
     route_result_init(&worker->routed);
 
     worker->host = (struct queue_host){
@@ -232,6 +233,7 @@ void worker_free(struct worker *worker)
     list_init(&worker->host.ready);
     queue_host_fini(&worker->host);
     catalog_fini(&worker->catalog);
+    remembered_fini(&worker->remembered);
     route_result_fini(&worker->routed);
     free(worker->targets);
     account_fini(&worker->messages);
