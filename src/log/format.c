@@ -290,6 +290,11 @@ bool record_is_addressable(uint8_t type)
     return type < RECORD_TYPES && (addressable & BIT(type));
 }
 
+bool record_is_known(uint8_t type)
+{
+    return type > RECORD_PADDING && type <= RECORD_CHECKPOINT_END && type != RECORD_PART;
+}
+
 ssize_t record_head_decode(struct slice bytes, uint8_t *type, uint64_t *size)
 {
     struct reader r = reader_of(bytes);

@@ -218,6 +218,9 @@ enum record_type {
 
 bool record_is_addressable(uint8_t type);
 
+/* One that this version writes into blocks. */
+bool record_is_known(uint8_t type);
+
 struct record {
     uint8_t type;
     struct slice payload;
