@@ -2,10 +2,11 @@
  * Consumers and deliveries.
  *
  * Credit: a consumer with a prefetch of N gets N messages of credit at the start and one back for
- * each that is settled; without prefetch its credit is unlimited. What a slow socket or the
- * channel's common limit (global prefetch) cannot take is refused with E_ROOM, and the subscription
- * waits in a list (session->starved, channel->limited) until the output has drained or something
- * was settled.
+ * each that is settled; without prefetch that credit is unlimited. Every consumer has CREDIT_BYTES
+ * of credit for bytes, which come back as the output is written: in two lots, so that an output
+ * that is never quite empty returns some, too. What a slow socket or the channel's common limit
+ * (global prefetch) cannot take is refused with E_ROOM, and the subscription waits in a list
+ * (session->starved, channel->limited) until the output has drained or something was settled.
  */
 #include "base/assert.h"
 #include "base/memory.h"
@@ -128,6 +129,43 @@ static int wait_in(struct list *list, struct subscription *s)
     return E_ROOM;
 }
 
+/* Is spent already; will be given back when what was just written has left. */
+static void owe(struct subscription *s, const struct message *message)
+{
+    struct session *session = s->channel->session;
+
+    if (!list_linked(&s->owing))
+        list_append(&session->owing, &s->owing);
+    s->owed_next += message_footprint(message);
+    s->owed_next_until = session->wire->output.total;
+}
+
+static bool return_lot(struct subscription *s, uint64_t written)
+{
+    if (s->owed_until > written)
+        return false;
+    if (s->owed && s->consumer && !s->channel->session->is_releasing)
+        broker_credit(s->consumer, 0, s->owed);
+    s->owed = s->owed_next;
+    s->owed_until = s->owed_next_until;
+    s->owed_next = 0;
+    return s->owed > 0;
+}
+
+void consume_return_credit(struct session *session)
+{
+    const struct output *output = &session->wire->output;
+    uint64_t written = output->total - output_pending(output);
+
+    LIST_EACH (&session->owing, link) {
+        struct subscription *s = CONTAINER_OF(link, struct subscription, owing);
+        while (return_lot(s, written))
+            ;
+        if (s->owed == 0)
+            list_remove(&s->owing);
+    }
+}
+
 int consume_deliver(struct subscription *s, const struct delivery *delivery)
 {
     struct channel *channel = s->channel;
@@ -148,6 +186,7 @@ int consume_deliver(struct subscription *s, const struct delivery *delivery)
         channel->held++;
     }
     write_delivery(s, channel->next_tag++, delivery);
+    owe(s, delivery->message);
     wire_touch(session->wire);
     return 0;
 }
@@ -167,6 +206,7 @@ static void resume_all(struct list *waiting)
 
 void consume_drained(struct session *session)
 {
+    consume_return_credit(session);
     resume_all(&session->starved);
 }
 
@@ -208,6 +248,7 @@ static struct subscription *new_subscription(struct channel *channel, struct sli
     s->channel = channel;
     s->no_ack = no_ack;
     list_init(&s->waiting);
+    list_init(&s->owing);
     write_frame_header(s->head, FRAME_METHOD, channel->number, 0);
     store_be32(s->head + FRAME_HEADER_SIZE, METHOD_basic_deliver);
     s->head[DELIVER_HEAD_FIXED - 1] = (uint8_t)tag.size;
@@ -238,6 +279,7 @@ static void retire(struct subscription *s)
 
     list_remove(&s->link);
     list_remove(&s->waiting);
+    list_remove(&s->owing);
     map_remove(&channel->tags, subscription_tag(s));
     channel->subscription_count--;
     if (channel->reply_subscription == s)
@@ -339,7 +381,7 @@ static void subscribe(struct channel *channel, struct subscription *s, struct sl
         .settles_itself = m->no_ack,
         .exclusive = m->exclusive,
         .credit_messages = has_prefetch ? channel->prefetch : CREDIT_UNLIMITED,
-        .credit_bytes = UINT64_MAX,
+        .credit_bytes = CREDIT_BYTES,
         .arguments = m->arguments,
     };
 

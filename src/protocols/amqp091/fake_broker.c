@@ -2,6 +2,7 @@
 
 #include "base/assert.h"
 #include "base/memory.h"
+#include "net/output.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -56,6 +57,7 @@ struct consumer {
     void *cookie;
     bool settles_itself, exclusive, is_refused, is_over;
     uint32_t credit;
+    int64_t credit_bytes; /* one delivery may take it below 0 */
 };
 
 struct publisher {
@@ -771,6 +773,7 @@ static void subscribe(struct client *client, struct request *request,
     consumer->settles_itself = spec->settles_itself;
     consumer->exclusive = spec->exclusive;
     consumer->credit = spec->credit_messages;
+    consumer->credit_bytes = (int64_t)spec->credit_bytes;
     list_append(&queue->consumers, &consumer->link);
     request->result.consumer = consumer;
 }
@@ -783,7 +786,8 @@ void broker_unsubscribe(struct consumer *consumer)
 
 void broker_credit(struct consumer *consumer, uint32_t messages, uint64_t bytes)
 {
-    (void)bytes;
+    consumer->credit_bytes += (int64_t)bytes;
+    ASSERT(consumer->credit_bytes <= (int64_t)OUTPUT_HIGH_WATER); /* never more than it was */
     if (consumer->credit != CREDIT_UNLIMITED)
         consumer->credit += messages;
 }
@@ -955,7 +959,7 @@ static bool run_consumer(struct queue *queue, struct consumer *consumer)
     struct stored *stored = first_ready(queue);
     struct delivery delivery;
 
-    if (!stored || consumer->is_refused || consumer->credit == 0)
+    if (!stored || consumer->is_refused || consumer->credit == 0 || consumer->credit_bytes <= 0)
         return false;
     give(queue, stored, consumer->settles_itself, &delivery);
     if (options->events->deliver(options->session, consumer->cookie, &delivery)) {
@@ -968,6 +972,7 @@ static bool run_consumer(struct queue *queue, struct consumer *consumer)
         return false;
     }
     stored->redelivered = true;
+    consumer->credit_bytes -= (int64_t)message_footprint(stored->message);
     if (consumer->settles_itself)
         drop(queue, stored);
     if (consumer->credit != CREDIT_UNLIMITED)

@@ -390,6 +390,7 @@ static int amqp091_open(void *context, struct wire *wire, void **result)
     session->account = client_account(session->client);
     map_init_numbers(&session->channels, loop_random(session->loop));
     list_init(&session->busy);
+    list_init(&session->owing);
     list_init(&session->starved);
     session->started_ns = session->seen_received_ns = session->seen_sent_ns =
         loop_now_ns(session->loop);
@@ -404,6 +405,8 @@ static ssize_t amqp091_input(void *context, struct slice bytes)
     size_t used = 0;
 
     go_on(session);
+    if (!list_empty(&session->owing))
+        consume_return_credit(session);
     if (session->state == SESSION_HEADER) {
         ssize_t size = session_header(session, bytes);
         if (size <= 0)

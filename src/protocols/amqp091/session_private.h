@@ -34,6 +34,7 @@
 #define CONNECTION_NAME_MAX 160u
 #define PARKED_BYTES_MAX    (1024u * 1024u)     /* in all channels; beyond, the wire is paused */
 #define SETTLE_TURN_MAX     (4u * SETTLE_SLICE) /* leases settled in one call by one job */
+#define CREDIT_BYTES        OUTPUT_HIGH_WATER   /* of a consumer, for what is not written yet */
 #define DELIVERY_COPY_MAX   8192u               /* larger bodies are borrowed by the output */
 #define TIMESTAMP_NEVER     UINT64_MAX
 
@@ -100,6 +101,7 @@ struct session {
     struct map channels;
     struct channel *last_channel; /* of the last frame */
     uint32_t channel_count;       /* those that are not NONE */
+    struct list owing;            /* subscriptions that owe credit for bytes, see consume.c */
     struct list busy;             /* channels that can go on in the next turn */
     struct list starved; /* subscriptions that wait for the output to drain, or for memory */
     size_t parked_bytes;
@@ -179,6 +181,9 @@ struct subscription {
     struct list waiting;       /* in session->starved or channel->limited */
     struct consumer *consumer; /* NULL: not yet, or no more */
     uint64_t outstanding;      /* entries of unacked that point here */
+    struct list owing;         /* in session->owing */
+    uint64_t owed, owed_until; /* credit for bytes to give back when so much has been written, */
+    uint64_t owed_next, owed_next_until; /* and after that */
     bool no_ack, has_prefetch;
     bool is_over;    /* cancelled; lives on while something is outstanding */
     bool must_retry; /* was offered something before it was ready */
@@ -302,6 +307,9 @@ void write_content(struct session *session, uint16_t channel, struct message *me
 int consume_deliver(struct subscription *subscription, const struct delivery *delivery);
 void consume_cancelled(struct subscription *subscription);
 void consume_drained(struct session *session);
+
+/* What has been written is credit again. */
+void consume_return_credit(struct session *session);
 
 /* Acknowledgements came: who waited for room in the channel tries again. */
 void consume_resume_limited(struct channel *channel);

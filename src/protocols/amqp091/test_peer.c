@@ -144,19 +144,23 @@ static bool run_output(struct peer *peer)
     struct iovec slices[16];
     bool done = false;
 
-    while (!peer->keep_output && output_pending(output) > 0) {
+    peer->was_high |= output_pending(output) >= OUTPUT_HIGH_WATER;
+    while (!peer->keep_output && output_pending(output) > peer->leave) {
         int count = output_slices(output, slices, 16);
-        size_t size = 0;
-        for (int i = 0; i < count; i++) {
-            append(&peer->out, &peer->out_size, &peer->out_capacity, slices[i].iov_base,
-                   slices[i].iov_len);
-            size += slices[i].iov_len;
+        size_t size = 0, most = output_pending(output) - peer->leave;
+        for (int i = 0; i < count && size < most; i++) {
+            size_t part = slices[i].iov_len < most - size ? slices[i].iov_len : most - size;
+            append(&peer->out, &peer->out_size, &peer->out_capacity, slices[i].iov_base, part);
+            size += part;
         }
         output_consume(output, size);
         done = true;
     }
-    if (done)
+    size_t pending = output_pending(output);
+    if (done && (pending == 0 || (peer->was_high && pending < OUTPUT_LOW_WATER))) {
+        peer->was_high = false;
         amqp091_protocol.drained(peer->session);
+    }
     return done;
 }
 

@@ -18,6 +18,8 @@ struct peer {
     uint8_t *out; /* from the session, from out_at on not looked at */
     size_t out_size, out_capacity, out_at;
     size_t step;      /* most bytes given to input() at once; 0: all */
+    size_t leave;     /* ... or all but these bytes */
+    bool was_high;    /* the output, so that the session is told as by net/ */
     bool keep_output; /* a socket that takes nothing */
     bool is_failed;   /* input() returned an error */
     uint8_t *scratch; /* input is given in memory of exactly its size */
