@@ -1,6 +1,7 @@
 /*
  * sluicectl: looks at a broker and at its data.
  */
+#include "ctl/dump.h"
 #include "ctl/status.h"
 
 #include <getopt.h>
@@ -34,6 +35,13 @@ static int run_status(const struct arguments *arguments)
                                                                     : fail_with(&failure);
 }
 
+static int run_log_dump(const struct arguments *arguments)
+{
+    struct failure failure = {0};
+    const char *data_dir = arguments->rest_count ? arguments->rest[0] : arguments->data_dir;
+    return dump_print(data_dir, stdout, &failure) == 0 ? EXIT_SUCCESS : fail_with(&failure);
+}
+
 static int run_version(const struct arguments *arguments)
 {
     (void)arguments;
@@ -43,6 +51,7 @@ static int run_version(const struct arguments *arguments)
 
 static const struct command commands[] = {
     {"status", 0, 0, run_status},
+    {"log-dump", 0, 1, run_log_dump},
     {"version", 0, 0, run_version},
 };
 
@@ -55,6 +64,8 @@ static void print_help(void)
          "Commands:\n"
          "  status              whether a broker runs on the data directory, where it listens,\n"
          "                      and what it says of itself\n"
+         "  log-dump [DIR]      every segment, block and record in a data directory that no\n"
+         "                      broker runs on\n"
          "  version             the version of this program\n"
          "\n"
          "Options:\n"

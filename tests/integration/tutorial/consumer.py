@@ -1,3 +1,5 @@
+import sys
+
 import pika
 
 
@@ -6,7 +8,8 @@ def received(channel, method, properties, body):
     channel.basic_ack(delivery_tag=method.delivery_tag)
 
 
-connection = pika.BlockingConnection(pika.ConnectionParameters("localhost"))
+host = sys.argv[1] if len(sys.argv) > 1 else "localhost"
+connection = pika.BlockingConnection(pika.ConnectionParameters(host))
 channel = connection.channel()
 channel.queue_declare(queue="dataops_queue")
 channel.basic_consume(queue="dataops_queue", on_message_callback=received)
