@@ -338,6 +338,36 @@ static void test_slices(const struct ways *ways)
     assert_true(worker.settled[OUTCOME_RETURN] == 50000);
     end(&peer);
 
+    /* a transaction over all of them, rolled back, then committed */
+    begin(&peer, ways);
+    fill_unacked(&peer);
+    ASK_EMPTY(&peer, 1, tx_select_ok, tx_select);
+    peer_send_method(&peer, 1,
+                     &(struct method){.id = METHOD_basic_ack, .basic_ack.multiple = true});
+    SAY_EMPTY(&peer, 1, tx_rollback);
+    expect(&peer, 1, METHOD_tx_rollback_ok);
+    assert_true(worker.settled[OUTCOME_ACCEPT] == 0);
+    peer_send_method(&peer, 1,
+                     &(struct method){.id = METHOD_basic_ack,
+                                      .basic_ack = {.delivery_tag = MANY, .multiple = true}});
+    SAY_EMPTY(&peer, 1, tx_commit);
+    expect(&peer, 1, METHOD_tx_commit_ok);
+    assert_true(worker.settled[OUTCOME_ACCEPT] == MANY);
+    end(&peer);
+
+    /* the end in the middle of that */
+    begin(&peer, ways);
+    fill_unacked(&peer);
+    ASK_EMPTY(&peer, 1, tx_select_ok, tx_select);
+    peer_send_method(&peer, 1,
+                     &(struct method){.id = METHOD_basic_ack, .basic_ack.multiple = true});
+    peer_send_method(&peer, 1, &(struct method){.id = METHOD_tx_rollback});
+    used = amqp091_protocol.input(peer.session, slice_of(peer.in, peer.in_size));
+    assert_int_equal(used, peer.in_size);
+    for (int i = 0; i < 26; i++)
+        amqp091_protocol.input(peer.session, slice_of(NULL, 0));
+    end(&peer);
+
     /* the end of a session: each call gives back a slice */
     begin(&peer, ways);
     fill_unacked(&peer);

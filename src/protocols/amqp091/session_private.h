@@ -118,9 +118,16 @@ enum channel_state {
     CHANNEL_CLOSING,
 };
 
+enum settle_kind {
+    SETTLE_NOW,   /* give the leases to the broker */
+    SETTLE_LATER, /* keep them in the transaction */
+    SETTLE_UNDO,  /* take all of the transaction's back */
+};
+
 /* A long settlement in slices: tags from `next` to `last` (UINT64_MAX: all). */
 struct settle_job {
     bool is_running;
+    enum settle_kind kind;
     uint64_t next, last;
     enum outcome outcome;
     uint32_t answer; /* the method to send at the end, or 0 */
@@ -323,6 +330,9 @@ void consume_forget(struct subscription *subscription, uint64_t settled);
 void settle_ack(struct channel *channel, uint64_t tag, bool multiple);
 void settle_reject(struct channel *channel, uint64_t tag, bool multiple, enum outcome outcome);
 
+/* Begins a job, and does the first slice of it. */
+void settle_begin(struct channel *channel, const struct settle_job *job);
+
 /* Up to SETTLE_TURN_MAX of the job; true when it is done. */
 bool settle_step(struct channel *channel);
 
@@ -331,9 +341,10 @@ bool settle_step(struct channel *channel);
 bool transaction_publish(struct channel *channel, struct message *message, bool mandatory,
                          const struct slice *more_keys, size_t more_keys_count);
 
-/* Takes tags [first, last] out of unacked into the transaction. */
-bool transaction_settle(struct channel *channel, uint64_t first, uint64_t last,
-                        enum outcome outcome);
+/* The job's tags out of unacked into the transaction, and back: up to SETTLE_TURN_MAX. True when it
+ * is done, or the channel has failed. */
+bool transaction_settle_step(struct channel *channel);
+bool transaction_undo_step(struct channel *channel);
 
 /* Gives everything back, a slice a call; true when done. */
 bool transaction_abandon_step(struct channel *channel);

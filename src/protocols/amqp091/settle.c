@@ -63,13 +63,27 @@ static uint64_t settle_some(struct channel *channel, uint64_t first, uint64_t la
     return tag && tag <= last ? tag : 0;
 }
 
+static bool do_step(struct channel *channel)
+{
+    struct settle_job *job = &channel->job;
+
+    switch (job->kind) {
+    case SETTLE_LATER:
+        return transaction_settle_step(channel);
+    case SETTLE_UNDO:
+        return transaction_undo_step(channel);
+    default:
+        job->next = settle_some(channel, job->next, job->last, SETTLE_TURN_MAX, job->outcome);
+        return job->next == 0;
+    }
+}
+
 bool settle_step(struct channel *channel)
 {
     struct settle_job *job = &channel->job;
 
     ASSERT(job->is_running);
-    job->next = settle_some(channel, job->next, job->last, SETTLE_TURN_MAX, job->outcome);
-    if (job->next)
+    if (!do_step(channel))
         return false;
     job->is_running = false;
     if (job->answer)
@@ -79,12 +93,10 @@ bool settle_step(struct channel *channel)
     return true;
 }
 
-/* At once when it is short. */
-static void settle(struct channel *channel, uint64_t first, uint64_t last, enum outcome outcome,
-                   uint32_t answer)
+void settle_begin(struct channel *channel, const struct settle_job *job)
 {
-    channel->job = (struct settle_job){
-        .is_running = true, .next = first, .last = last, .outcome = outcome, .answer = answer};
+    channel->job = *job;
+    channel->job.is_running = true;
     if (!settle_step(channel))
         session_go_on(channel->session, channel);
 }
@@ -115,12 +127,15 @@ static void settle_tags(struct channel *channel, uint64_t tag, bool multiple, en
         channel_fail(channel, REPLY_PRECONDITION_FAILED, "unknown delivery tag %" PRIu64, tag);
         return;
     }
-    if (channel->transaction)
-        transaction_settle(channel, first, tag, outcome);
-    else if (multiple)
-        settle(channel, first, tag, outcome, 0);
-    else
+    if (!channel->transaction && !multiple) {
         settle_one(channel, tag, entry, outcome);
+        return;
+    }
+    struct settle_job job = {.kind = channel->transaction ? SETTLE_LATER : SETTLE_NOW,
+                             .next = first,
+                             .last = tag,
+                             .outcome = outcome};
+    settle_begin(channel, &job);
 }
 
 void settle_ack(struct channel *channel, uint64_t tag, bool multiple)
@@ -135,10 +150,13 @@ void settle_reject(struct channel *channel, uint64_t tag, bool multiple, enum ou
 
 static void recover(struct channel *channel, bool requeue, uint32_t answer)
 {
-    if (!requeue)
+    if (!requeue) {
         channel_fail(channel, REPLY_NOT_IMPLEMENTED, "requeue=false");
-    else
-        settle(channel, 1, channel->next_tag - 1, OUTCOME_RETURN, answer);
+        return;
+    }
+    struct settle_job job = {
+        .next = 1, .last = channel->next_tag - 1, .outcome = OUTCOME_RETURN, .answer = answer};
+    settle_begin(channel, &job);
 }
 
 void handle_basic_recover(struct channel *channel)

@@ -108,24 +108,27 @@ bool transaction_publish(struct channel *channel, struct message *message, bool 
     return true;
 }
 
-bool transaction_settle(struct channel *channel, uint64_t first, uint64_t last,
-                        enum outcome outcome)
+bool transaction_settle_step(struct channel *channel)
 {
     struct transaction *t = channel->transaction;
+    struct settle_job *job = &channel->job;
     uint64_t tag;
 
-    while ((tag = unacked_next(&channel->unacked, first)) && tag <= last) {
+    for (size_t i = 0; i < SETTLE_TURN_MAX; i++) {
+        tag = unacked_next(&channel->unacked, job->next);
+        if (!tag || tag > job->last)
+            return true;
         if (t->settlement_count == t->settlement_capacity &&
             !grow(channel, (void **)&t->settlements, sizeof *t->settlements, (void **)&t->origins,
                   sizeof *t->origins, &t->settlement_capacity))
-            return refuse(channel);
+            return !refuse(channel);
         const struct unacked_entry *entry = unacked_find(&channel->unacked, tag);
-        t->settlements[t->settlement_count] = (struct settlement){entry->lease, outcome};
+        t->settlements[t->settlement_count] = (struct settlement){entry->lease, job->outcome};
         t->origins[t->settlement_count++] = (struct origin){tag, entry->subscription};
         unacked_remove(&channel->unacked, tag);
-        first = tag + 1;
+        job->next = tag + 1;
     }
-    return true;
+    return false;
 }
 
 /* ---- the end of one, and the beginning of the next ---- */
@@ -254,22 +257,27 @@ void handle_tx_commit(struct channel *channel)
                   committed);
 }
 
-void handle_tx_rollback(struct channel *channel)
+bool transaction_undo_step(struct channel *channel)
 {
     struct transaction *t = channel->transaction;
 
-    if (!is_transactional(channel))
-        return;
-    /* what was acknowledged is unacknowledged again */
-    while (t->settlement_count > 0) {
+    for (size_t i = 0; i < SETTLE_TURN_MAX && t->settlement_count > 0; i++) {
         const struct origin *origin = &t->origins[t->settlement_count - 1];
         if (unacked_add(&channel->unacked, origin->tag,
-                        t->settlements[t->settlement_count - 1].lease, origin->subscription)) {
-            refuse(channel);
-            return;
-        }
+                        t->settlements[t->settlement_count - 1].lease, origin->subscription))
+            return !refuse(channel);
         t->settlement_count--;
     }
+    if (t->settlement_count > 0)
+        return false;
     reset(channel);
-    channel_write(channel, &(struct method){.id = METHOD_tx_rollback_ok});
+    return true;
+}
+
+/* What was acknowledged is unacknowledged again. */
+void handle_tx_rollback(struct channel *channel)
+{
+    if (is_transactional(channel))
+        settle_begin(channel,
+                     &(struct settle_job){.kind = SETTLE_UNDO, .answer = METHOD_tx_rollback_ok});
 }
