@@ -12,6 +12,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
 #include <sys/random.h>
 #include <time.h>
 #include <unistd.h>
@@ -197,13 +198,23 @@ static void post_add(struct loop *loop, struct post *post)
         post->next = newest;
     } while (!atomic_compare_exchange_weak_explicit(&real->posts, &newest, post,
                                                     memory_order_release, memory_order_relaxed));
-    if (!newest) /* or whoever found the list empty has woken the loop already */
-        uv_async_send(&real->async);
+    if (!newest) { /* or whoever found the list empty has rung already */
+        uint64_t one = 1;
+        ssize_t written = write(real->bell_descriptor, &one, sizeof one);
+        ASSERT(written == sizeof one);
+    }
 }
 
-static void posts_run(uv_async_t *async)
+/* libuv's own way to be woken spins until the sender has left it; an eventfd does not. The bell is
+ * silenced before the list is taken, so that none is missed. */
+static void posts_run(uv_poll_t *bell, int status, int events)
 {
-    struct real *real = async->data;
+    struct real *real = bell->data;
+    uint64_t rings;
+
+    (void)status;
+    (void)events;
+    (void)!read(real->bell_descriptor, &rings, sizeof rings);
     struct post *post = atomic_exchange_explicit(&real->posts, NULL, memory_order_acquire);
     struct post *oldest = NULL;
 
@@ -414,10 +425,11 @@ static void free_real(struct loop *loop)
     uv_close((uv_handle_t *)&real->check, NULL);
     uv_close((uv_handle_t *)&real->idle, NULL);
     uv_close((uv_handle_t *)&real->alarm, NULL);
-    uv_close((uv_handle_t *)&real->async, NULL);
+    uv_close((uv_handle_t *)&real->bell, NULL);
     uv_run(&real->uv, UV_RUN_DEFAULT);
     int result = uv_loop_close(&real->uv);
     ASSERT(result == 0); /* or a stream or a listener is still open */
+    close(real->bell_descriptor);
     free(real);
 }
 
@@ -449,10 +461,13 @@ struct loop *loop_new_real(struct failure *failure)
         fail(failure, error_from_errno(-result), "no event loop: %s", uv_strerror(result));
         goto free_memory;
     }
-    result = uv_async_init(&real->uv, &real->async, posts_run);
+    real->bell_descriptor = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    result = real->bell_descriptor < 0
+                 ? -errno
+                 : uv_poll_init(&real->uv, &real->bell, real->bell_descriptor);
     if (result < 0) {
         fail(failure, error_from_errno(-result), "no event loop: %s", uv_strerror(result));
-        goto close_loop;
+        goto close_bell;
     }
     loop_init(&real->loop, &functions);
     list_init(&real->signals);
@@ -460,14 +475,17 @@ struct loop *loop_new_real(struct failure *failure)
     uv_check_init(&real->uv, &real->check);
     uv_idle_init(&real->uv, &real->idle);
     uv_timer_init(&real->uv, &real->alarm);
-    real->prepare.data = real->check.data = real->async.data = real;
+    real->prepare.data = real->check.data = real->bell.data = real;
+    uv_poll_start(&real->bell, UV_READABLE, posts_run);
     uv_prepare_start(&real->prepare, before_wait);
     uv_check_start(&real->check, after_events);
     real->loop.now_ns = real_clock_ns();
     real->loop.wall_ms = wall_clock_ms();
     return &real->loop;
 
-close_loop:
+close_bell:
+    if (real->bell_descriptor >= 0)
+        close(real->bell_descriptor);
     uv_loop_close(&real->uv);
 free_memory:
     free(real);

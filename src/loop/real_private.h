@@ -17,7 +17,8 @@ struct real {
     uv_check_t check;     /* after the events: the rest of the turn */
     uv_idle_t idle;       /* active while the wait must be none */
     uv_timer_t alarm;
-    uv_async_t async;
+    uv_poll_t bell; /* on an eventfd: there are posts */
+    int bell_descriptor;
     _Atomic(struct post *) posts; /* newest first */
     struct list signals;
     bool is_in_turn;

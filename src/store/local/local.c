@@ -7,6 +7,7 @@
 #include "base/assert.h"
 #include "base/memory.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/statvfs.h>
@@ -51,19 +52,17 @@ static void finish(struct local_store *s, struct store_request *request)
     list_append(&s->finished, &request->link);
     bool must_post = !s->is_posted;
     s->is_posted = true;
-    if (must_post) /* inside, so that store_free() finds it done */
-        loop_post(s->store.loop, &s->post);
     pthread_mutex_unlock(&s->finished_mutex);
+    if (must_post) /* outside, so that who wakes up does not meet the lock */
+        loop_post(s->store.loop, &s->post);
 }
 
+/* NULL: the lane stops. */
 static struct store_request *lane_next(struct lane *lane)
 {
+    while (sem_wait(&lane->waiting) < 0)
+        ASSERT(errno == EINTR);
     pthread_mutex_lock(&lane->mutex);
-    while (list_empty(&lane->requests) && !lane->stops) {
-        lane->sleeps = true;
-        pthread_cond_wait(&lane->changed, &lane->mutex);
-        lane->sleeps = false;
-    }
     struct list *link = list_take_first(&lane->requests);
     pthread_mutex_unlock(&lane->mutex);
     return link ? CONTAINER_OF(link, struct store_request, link) : NULL;
@@ -81,37 +80,36 @@ static void *lane_main(void *argument)
     return NULL;
 }
 
+/* The semaphore comes after the lock, so that the thread does not wake up to meet it. */
 static void lane_add(struct lane *lane, struct store_request *request)
 {
     pthread_mutex_lock(&lane->mutex);
     list_append(&lane->requests, &request->link);
-    if (lane->sleeps)
-        pthread_cond_signal(&lane->changed);
     pthread_mutex_unlock(&lane->mutex);
+    sem_post(&lane->waiting);
 }
 
 static int lane_start(struct lane *lane, struct local_store *s)
 {
     lane->store = s;
     pthread_mutex_init(&lane->mutex, NULL);
-    pthread_cond_init(&lane->changed, NULL);
+    sem_init(&lane->waiting, 0, 0);
     list_init(&lane->requests);
     return pthread_create(&lane->thread, NULL, lane_main, lane) == 0 ? 0 : E_LIMIT;
 }
 
-static void lane_stop(struct lane *lane)
-{
-    pthread_mutex_lock(&lane->mutex);
-    lane->stops = true;
-    pthread_cond_signal(&lane->changed);
-    pthread_mutex_unlock(&lane->mutex);
-    pthread_join(lane->thread, NULL);
-}
-
 static void lane_fini(struct lane *lane)
 {
-    pthread_cond_destroy(&lane->changed);
+    sem_destroy(&lane->waiting);
     pthread_mutex_destroy(&lane->mutex);
+}
+
+static void lane_stop(struct lane *lane)
+{
+    ASSERT(list_empty(&lane->requests));
+    sem_post(&lane->waiting);
+    pthread_join(lane->thread, NULL);
+    lane_fini(lane);
 }
 
 /* ---- handles and files: the loop's side ---- */
@@ -354,10 +352,8 @@ static void free_store(struct store *store)
 
     ASSERT(s->outstanding == 0 && list_empty(&s->handles) && list_empty(&s->files));
     timer_stop(&s->reads_retry);
-    for (int i = 0; i < LANES; i++) {
+    for (int i = 0; i < LANES; i++)
         lane_stop(&s->lanes[i]);
-        lane_fini(&s->lanes[i]);
-    }
     free_local(s);
 }
 
@@ -407,10 +403,8 @@ int store_local_open(struct loop *loop, const char *directory, struct store **st
     return 0;
 
 free_all:
-    while (started > 0) {
+    while (started > 0)
         lane_stop(&s->lanes[--started]);
-        lane_fini(&s->lanes[started]);
-    }
     free_local(s);
     return result;
 }

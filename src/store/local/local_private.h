@@ -19,6 +19,7 @@
 #include "store/local/local.h"
 
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdatomic.h>
 
 #define META_HEAD_SIZE 24
@@ -48,9 +49,8 @@ struct lane {
     struct local_store *store;
     pthread_t thread;
     pthread_mutex_t mutex;
-    pthread_cond_t changed;
     struct list requests;
-    bool sleeps, stops;
+    sem_t waiting; /* as many as there are requests, and one more to stop */
 };
 
 enum { LANE_WRITER, LANE_KEEPER, LANES };
