@@ -24,11 +24,7 @@ static int check_room(struct log *log, uint64_t bytes)
 
 bool log_has_room(const struct log *log)
 {
-    bool has = log_unsynced(log) <= log->options.unsynced_bytes_max;
-
-    if (!has) /* only remembers that somebody asked */
-        ((struct log *)(uintptr_t)log)->had_no_room = true;
-    return has;
+    return log_unsynced(log) <= log->options.unsynced_bytes_max;
 }
 
 /* A block that takes this, too, within what a block may be. */
@@ -140,9 +136,8 @@ size_t log_message_bytes(const struct message *message, size_t targets)
 }
 
 static struct slice encode_head(struct log *log, struct message *message,
-                                const struct log_target *targets, size_t count)
+                                const struct log_target *targets, size_t count, size_t size)
 {
-    size_t size = message_head_bytes_max(message, count);
 
     VECTOR_RESERVE(log->scratch, log->scratch_capacity, size);
     struct writer w = writer_of(log->scratch, size);
@@ -168,16 +163,17 @@ int log_append_message(struct log *log, struct message *message, const struct lo
     ASSERT(count > 0 && count <= LOG_TARGETS_MAX && log->open);
     if (log->has_failed)
         return E_FAILED;
-    size_t bytes = log_message_bytes(message, count);
+    uint64_t attached = is_attached(message) ? message->body_size : 0;
+    size_t head_max = message_head_bytes_max(message, count);
+    size_t bytes = block_bytes_of(head_max + message->body_size - attached);
     if (bytes > RECORD_BYTES_MAX)
         return E_LIMIT;
-    uint64_t attached = is_attached(message) ? message->body_size : 0;
     if (!log->in_group && check_room(log, bytes + attached + count * SETTLE_RESERVE) < 0)
         return E_FULL;
     append_flush_settled(log);
     make_space(log, bytes);
     struct block *block = log->open;
-    struct slice head = encode_head(log, message, targets, count);
+    struct slice head = encode_head(log, message, targets, count, head_max);
     struct slice body = attached ? slice_of(NULL, 0) : message_body(message);
     *position = block_append(block, RECORD_MESSAGE, head, body, body.size > MESSAGE_INLINE_MAX);
     block_keep(block, *position, message);
@@ -210,7 +206,7 @@ void log_release(struct log *log, uint64_t position)
     ASSERT(segment && segment->live > 0);
     segment->live--;
     segment->released_block = now;
-    if (segment->live == 0 && now <= log->durable)
+    if (segment->live == 0 && now <= log->synced)
         reclaim_defer(log);
     else if (segment->live == 0)
         log->reclaim_at = now;

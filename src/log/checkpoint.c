@@ -108,7 +108,7 @@ static bool catalog_holds(const struct log *log, const struct segment *segment)
 static bool is_dead(const struct log *log, const struct segment *segment, uint64_t replay_block)
 {
     return segment->phase == SEGMENT_DONE && segment->live == 0 &&
-           segment->info.last_block < replay_block && segment->released_block <= log->durable &&
+           segment->info.last_block < replay_block && segment->released_block <= log->synced &&
            !(segment->info.flags & SEGMENT_QUARANTINED);
 }
 
@@ -116,6 +116,9 @@ static void reclaim(struct task *task)
 {
     struct log *log = CONTAINER_OF(task, struct log, reclaim_task);
 
+    /* a segment of which the metadata cannot say yet where it ends tells by what follows it */
+    if (log->segments_closing > 0 && log->options.sync != LOG_SYNC_ALWAYS)
+        return;
     for (size_t i = log->segments_count; i-- > 0;) {
         struct segment *segment = log->segments[i];
         if (is_dead(log, segment, log->metadata.replay_durable) && segment->states == 0 &&
@@ -201,21 +204,25 @@ static void apply(struct task *task)
     log->checkpoint.generation = metadata_touch(log);
 }
 
-void checkpoint_block_durable(struct log *log, uint64_t size)
+void checkpoint_synced(struct log *log)
 {
-    if (log->snapshot_done_block && log->snapshot_done_block <= log->durable) {
+    if (log->snapshot_done_block && log->snapshot_done_block <= log->synced) {
         log->catalog_start = log->snapshot_done_begin;
         log->snapshot_done_block = 0;
     }
     if (log->checkpoint.is_ending && !log->checkpoint.is_applying &&
-        log->checkpoint.end_block <= log->durable) {
+        log->checkpoint.end_block <= log->synced) {
         log->checkpoint.is_applying = true;
         loop_defer(log->loop, &log->checkpoint.end_task, LOOP_DISPATCH);
     }
-    if (log->reclaim_at && log->reclaim_at <= log->durable) {
+    if (log->reclaim_at && log->reclaim_at <= log->synced) {
         log->reclaim_at = 0;
         reclaim_defer(log);
     }
+}
+
+void checkpoint_count(struct log *log, uint64_t size)
+{
     log->checkpoint.bytes += size;
     if (log->checkpoint.bytes >= log->options.checkpoint_bytes && log->phase == LOG_RUNNING)
         log_checkpoint(log);

@@ -68,11 +68,13 @@ struct segment {
     bool is_wanted; /* only states or the catalog hold it */
 
     struct store_file *file;
-    uint64_t file_size; /* when it was opened */
-    uint64_t footer;    /* its offset, found by recovery; 0: none */
-    bool was_open;      /* when recovery began: it may have a torn tail, */
-    bool was_unsealed;  /* or at least no footer that can be trusted to stay */
-    uint64_t used;      /* clock, for closing the oldest file */
+    uint64_t file_size;  /* when it was opened */
+    uint64_t footer;     /* its offset, found by recovery; 0: none */
+    uint64_t scan_end;   /* as far as recovery looked for blocks */
+    uint64_t first_hint; /* the first block, as the metadata knew it; 0: it did not */
+    bool was_open;       /* when recovery began: it may have a torn tail, */
+    bool was_unsealed;   /* or at least no footer that can be trusted to stay */
+    uint64_t used;       /* clock, for closing the oldest file */
     bool is_opening, is_closing;
     struct list link; /* of log->removing */
     unsigned readers;
@@ -142,7 +144,7 @@ struct log {
     uint64_t durable, synced; /* blocks told durable; blocks known synced */
     uint64_t last;            /* block of the last record */
     uint64_t bytes_in_memory; /* of closed and flight */
-    bool in_group, commit_wanted, had_no_room;
+    bool in_group, commit_wanted;
     struct range_record settled; /* not yet in the open block; queue 0: none */
     uint8_t *scratch;
     size_t scratch_capacity;
@@ -261,7 +263,8 @@ void append_checkpoint_end(struct log *log, uint64_t replay_block);
 /* ---- checkpoint.c ---- */
 
 void checkpoint_init(struct log *log);
-void checkpoint_block_durable(struct log *log, uint64_t size);
+void checkpoint_synced(struct log *log); /* log->synced has grown */
+void checkpoint_count(struct log *log, uint64_t size);
 void checkpoint_metadata_done(struct log *log);
 void states_add(struct log *log, uint64_t queue, uint64_t first, uint64_t last);
 void states_set(struct log *log, struct queue_state *state, uint64_t first, uint64_t last);

@@ -158,6 +158,7 @@ static void look_at_blocks(struct recovery *r, uint64_t scan_end)
     if (segment->info.flags & SEGMENT_ENDED && scan_end > segment->info.end)
         scan_end = segment->info.end;
     segment->end = SEGMENT_HEADER_SIZE;
+    segment->scan_end = scan_end;
     recovery_scan(r, &look, SEGMENT_HEADER_SIZE, scan_end, false, looked);
 }
 
@@ -196,6 +197,10 @@ static void trailer_read(struct store_request *request)
         if (segment->info.flags & SEGMENT_SEALED)
             recovery_report(r, "the trailer of %s; its blocks are read instead", segment->name);
         look_at_blocks(r, segment->file_size);
+        return;
+    }
+    if (segment->was_open) { /* without a sync a footer may stay where blocks are lost */
+        look_at_blocks(r, trailer.footer);
         return;
     }
     segment->footer = trailer.footer;
@@ -243,6 +248,7 @@ void recovery_look(struct recovery *r)
     }
     struct segment *segment = segment_now(r);
     segment->was_open = !(segment->info.flags & SEGMENT_ENDED);
+    segment->first_hint = segment->info.first_block;
     segment->was_unsealed = !(segment->info.flags & SEGMENT_SEALED);
     recovery_open(r, segment->was_unsealed, look_at_file);
 }
@@ -255,7 +261,7 @@ static uint64_t smaller(uint64_t a, uint64_t b)
 }
 
 /* Blocks of the segment from there on do not count. */
-static void trim(struct segment *segment, uint64_t block)
+static void trim(const struct recovery *r, struct segment *segment, uint64_t block)
 {
     if (segment->info.first_block == 0 || segment->info.last_block < block)
         return;
@@ -265,35 +271,62 @@ static void trim(struct segment *segment, uint64_t block)
         segment->end = SEGMENT_HEADER_SIZE;
         return;
     }
-    uint64_t end_offset;
     do {
-        segment->end = segment_block_offset(segment, segment->info.last_block, &end_offset);
-        segment->offsets_count--;
+        uint64_t offset = (uint64_t)segment->offsets[--segment->offsets_count] * SECTOR_SIZE;
+        if (offset) /* of those that cannot be read the gap knows the begin, below */
+            segment->end = offset;
         segment->info.last_block--;
     } while (segment->info.last_block >= block ||
              segment->offsets[segment->offsets_count - 1] == 0);
+    for (size_t i = 0; i < r->bad_count; i++)
+        if (r->bad[i].first == segment->info.last_block + 1 &&
+            r->log->segments[r->bad[i].segment] == segment && r->bad[i].offset < segment->end)
+            segment->end = r->bad[i].offset;
 }
 
-/* Where an open segment goes over into the next: written twice, or with something missing. */
+/* The block with which the segment should begin; 0: not known. For one that was open: the metadata
+ * knows when it was written since; and otherwise nothing was removed since, so the segment before
+ * is there. `open_from`: where an open segment before it should have gone on; 0: there is none. */
+static uint64_t should_begin(const struct segment *segment, const struct segment *before,
+                             uint64_t open_from)
+{
+    if (!segment->was_open)
+        return segment->info.first_block;
+    if (segment->first_hint)
+        return segment->first_hint;
+    if (open_from)
+        return open_from;
+    return before ? before->info.last_block + 1 : 0;
+}
+
+static void add_missing(struct recovery *r, size_t segment, uint64_t first, uint64_t next)
+{
+    if (first == 0 || first >= next)
+        return;
+    r->at = segment;
+    add_bad(r, first, next - 1, SEGMENT_HEADER_SIZE);
+}
+
+/* Where one segment goes over into the next: written twice, or with something missing. */
 static void judge_seams(struct recovery *r)
 {
     struct log *log = r->log;
     struct segment *before = NULL;
-    size_t before_index = 0;
+    uint64_t open_from = 0;
 
     for (size_t i = 0; i < log->segments_count; i++) {
         struct segment *segment = log->segments[i];
-        if (segment->info.first_block == 0)
+        uint64_t first = should_begin(segment, before, open_from);
+        add_missing(r, i, open_from, first);
+        if (segment->info.first_block == 0) {
+            open_from = first ? first : open_from;
             continue;
-        if (before && before->info.last_block >= segment->info.first_block)
-            trim(before, segment->info.first_block);
-        else if (before && before->was_open &&
-                 before->info.last_block + 1 < segment->info.first_block) {
-            r->at = before_index;
-            add_bad(r, before->info.last_block + 1, segment->info.first_block - 1, before->end);
         }
+        if (before)
+            trim(r, before, segment->info.first_block);
+        add_missing(r, i, first, segment->info.first_block);
         before = segment;
-        before_index = i;
+        open_from = segment->was_open ? segment->info.last_block + 1 : 0;
     }
 }
 
@@ -453,9 +486,9 @@ void recovery_judge(struct recovery *r)
     judge_bad(r);
     for (size_t i = 0; i < log->segments_count; i++) {
         struct segment *segment = log->segments[i];
-        trim(segment, r->last + 1);
-        if (segment->was_open && !segment->footer && segment->file_size > segment->end)
-            r->summary.torn_bytes += segment->file_size - segment->end;
+        trim(r, segment, r->last + 1);
+        if (segment->was_open && segment->scan_end > segment->end)
+            r->summary.torn_bytes += segment->scan_end - segment->end;
     }
     if (r->last < r->known_durable)
         r->last = r->known_durable; /* numbers are not used again */

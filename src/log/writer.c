@@ -177,10 +177,9 @@ static void created(struct store_request *request)
 
 void segment_create(struct log *log)
 {
-    struct metadata_segment info = {.id = log->segment_next++, .epoch = log->epoch};
-
     if (log->is_creating || log->spare || log->has_failed || timer_is_set(&log->spare_retry))
         return;
+    struct metadata_segment info = {.id = log->segment_next++, .epoch = log->epoch};
     struct segment *segment = segment_new(log, &info);
     log->is_creating = true;
     segment->target_bytes = log->segment_bytes;
@@ -224,6 +223,7 @@ static void close_ended(struct segment *segment, const struct store_request *req
         writer_fail(log, &request->failure);
     else if (log->segments_closing == 0 && log->synced < segment->info.last_block)
         log->synced = segment->info.last_block;
+    checkpoint_synced(log);
     metadata_touch(log);
     if (log->phase == LOG_RECOVERING)
         recovery_segment_closed(log);
@@ -454,11 +454,8 @@ static void tell_room(struct task *task)
 {
     struct log *log = CONTAINER_OF(task, struct log, room_task);
 
-    if (log->had_no_room && log_has_room(log)) {
-        log->had_no_room = false;
-        if (log->events.room)
-            log->events.room(log->context);
-    }
+    if (log_has_room(log) && log->events.room)
+        log->events.room(log->context);
 }
 
 static void arm_mark(struct log *log)
@@ -473,7 +470,7 @@ static void confirm(struct log *log)
     struct block *block = log->flight;
     struct segment *segment = log->active;
     uint64_t size = block_bytes(block);
-
+    bool had_room = log_has_room(log);
     bool is_first = segment->offsets_count == 0;
     segment_add_block(segment, block->header.block, segment->end, size);
     if (is_first)
@@ -492,11 +489,12 @@ static void confirm(struct log *log)
     log->bytes_in_memory -= size;
     count_write(log, size);
     block_free(block);
-    checkpoint_block_durable(log, size);
+    checkpoint_synced(log);
+    checkpoint_count(log, size);
     arm_mark(log);
     if (log->commit_wanted || !list_empty(&log->closed) || log->phase == LOG_CLOSING)
         writer_defer_commit(log);
-    if (log->had_no_room)
+    if (!had_room)
         loop_defer(log->loop, &log->room_task, LOOP_DISPATCH);
     if (log->phase == LOG_RUNNING && log->events.durable)
         log->events.durable(log->context, log->durable);
@@ -610,6 +608,7 @@ static void synced(struct store_request *request)
         writer_fail(log, &request->failure);
     else if (log->segments_closing == 0 && log->synced < log->sync_block)
         log->synced = log->sync_block;
+    checkpoint_synced(log);
     log_step_close(log);
 }
 
