@@ -310,6 +310,10 @@ void consume_cancelled(struct subscription *s)
     struct channel *channel = s->channel;
     struct method method = {.id = METHOD_basic_cancel};
 
+    if (s == channel->subscribing) {
+        s->is_cancelled_early = true; /* first it hears that it consumes */
+        return;
+    }
     s->consumer = NULL; /* the broker's handle is gone */
     if (channel->session->has_capability_cancel_notify) {
         method.basic_cancel.consumer_tag = subscription_tag(s);
@@ -353,19 +357,20 @@ static void send_consume_ok(struct channel *channel, const struct subscription *
 
 static void subscribed(struct channel *channel)
 {
-    /* the one that is being made is the last in the list */
-    struct subscription *s =
-        CONTAINER_OF(channel->subscriptions.previous, struct subscription, link);
+    struct subscription *s = channel->subscribing;
 
+    channel->subscribing = NULL;
     if (channel->request.failure.code) {
-        if (s->channel->reply_subscription == s)
-            channel->reply_subscription = NULL;
         retire(s);
         channel_request_failed(channel);
         return;
     }
-    s->consumer = channel->request.result.consumer;
     send_consume_ok(channel, s);
+    if (s->is_cancelled_early) {
+        consume_cancelled(s);
+        return;
+    }
+    s->consumer = channel->request.result.consumer;
     if (s->must_retry)
         broker_resume(s->consumer);
 }
@@ -393,10 +398,10 @@ static void subscribe(struct channel *channel, struct subscription *s, struct sl
 /* The hidden queue for replies is there: now its consumer. */
 static void reply_queue_declared(struct channel *channel)
 {
-    struct subscription *s =
-        CONTAINER_OF(channel->subscriptions.previous, struct subscription, link);
+    struct subscription *s = channel->subscribing;
 
     if (channel->request.failure.code) {
+        channel->subscribing = NULL;
         channel->reply_queue[0] = 0;
         retire(s);
         channel_request_failed(channel);
@@ -449,6 +454,7 @@ void handle_basic_consume(struct channel *channel)
         channel_fail(channel, REPLY_RESOURCE_ERROR, "no memory for another consumer");
         return;
     }
+    channel->subscribing = s;
     if (!is_reply) {
         subscribe(channel, s, m->queue);
         return;

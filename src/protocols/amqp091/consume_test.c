@@ -113,6 +113,42 @@ static void test_cancel_notification(const struct ways *ways)
     }
 }
 
+/* The queue goes while its consumer is being made: the client hears that it consumes, and then that
+ * it does not; or that there is no such queue. */
+static void test_deleted_meanwhile(const struct ways *ways)
+{
+    for (uint64_t seed = 1; seed < 30; seed++) {
+        struct ways way = {
+            .seed = seed, .pending_percent = ways->pending_percent, .step = ways->step};
+        struct peer peer;
+        struct frame frame;
+        struct method m;
+        struct failure failure;
+        uint32_t expected = 0;
+        begin(&peer, &way);
+        ASK_EMPTY(&peer, 2, channel_open_ok, channel_open);
+        declare(&peer, 1, "a");
+        fake_put(&worker, "a", TEXT("m"));
+        struct method consume = {.id = METHOD_basic_consume, .basic_consume.queue = TEXT("a")};
+        peer_send_method(&peer, 1, &consume);
+        SAY(&peer, 2, queue_delete, .queue = TEXT("a"));
+        while (peer_frame(&peer, &frame)) {
+            if (frame.channel == 2 || frame.type != FRAME_METHOD)
+                continue;
+            assert_int_equal(amqp091_method_decode(frame.payload, &m, &failure), 0);
+            if (m.id == METHOD_basic_deliver)
+                continue;
+            if (expected)
+                assert_int_equal(m.id, expected);
+            else
+                assert_true(m.id == METHOD_channel_close || m.id == METHOD_basic_consume_ok);
+            expected = m.id == METHOD_basic_consume_ok ? METHOD_basic_cancel : 1;
+        }
+        assert_int_equal(expected, 1);
+        end(&peer);
+    }
+}
+
 static void test_prefetch(const struct ways *ways)
 {
     struct peer peer;
@@ -575,6 +611,7 @@ int main(void)
         {"consume", test_consume},
         {"consume_errors", test_consume_errors},
         {"cancel_notification", test_cancel_notification},
+        {"deleted_meanwhile", test_deleted_meanwhile},
         {"prefetch", test_prefetch},
         {"global_prefetch", test_global_prefetch},
         {"settling", test_settling},

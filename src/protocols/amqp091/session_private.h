@@ -160,6 +160,7 @@ struct channel {
     struct map tags; /* consumer tag -> subscription */
     bool has_tags;
     struct list subscriptions;
+    struct subscription *subscribing; /* whose request is on the way */
     struct list
         limited; /* subscriptions that wait for acknowledgements (global prefetch, memory) */
     uint32_t subscription_count;
@@ -192,8 +193,9 @@ struct subscription {
     uint64_t owed, owed_until; /* credit for bytes to give back when so much has been written, */
     uint64_t owed_next, owed_next_until; /* and after that */
     bool no_ack, has_prefetch;
-    bool is_over;    /* cancelled; lives on while something is outstanding */
-    bool must_retry; /* was offered something before it was ready */
+    bool is_over;            /* cancelled; lives on while something is outstanding */
+    bool must_retry;         /* was offered something before it was ready */
+    bool is_cancelled_early; /* the broker has ended it before consume-ok was sent */
     uint16_t head_size;
     uint8_t head[DELIVER_HEAD_FIXED + 255]; /* a basic.deliver frame up to the consumer tag */
 };
