@@ -30,11 +30,13 @@ static const char *const names[] = {
     [-E_FRAME] = "frame",
 };
 
+_Static_assert(sizeof names / sizeof names[0] == -E_FRAME + 1, "E_FRAME is the last");
+
 const char *error_name(int code)
 {
     if (code == 0)
         return "none";
-    if (code > 0 || (size_t)-code >= sizeof names / sizeof names[0] || !names[-code])
+    if (code > 0 || code < E_FRAME || !names[-code])
         return "unknown";
     return names[-code];
 }
