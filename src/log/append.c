@@ -264,10 +264,14 @@ static struct slice number_head(uint64_t number, uint8_t bytes[VARINT_SIZE_MAX])
 void log_drop_state(struct log *log, uint64_t queue)
 {
     uint8_t head[VARINT_SIZE_MAX];
-    const struct queue_state *state = map_get_number(&log->states, queue);
+    struct queue_state *state = map_get_number(&log->states, queue);
 
     if (log->has_failed || !state)
         return;
+    if (!log->open) { /* told by recovery: as long as it is on disk, the next one tells it again */
+        states_set(log, state, 0, 0);
+        return;
+    }
     append_marked(log, RECORD_STATE_DROPPED, number_head(queue, head), slice_of(NULL, 0));
     states_add(log, queue, 0, 0);
 }

@@ -141,8 +141,9 @@ void log_release(struct log *log, uint64_t position);
 #define LOG_STATE_MAX (48u << 10)
 void log_append_state(struct log *log, uint64_t queue, struct slice bytes, bool more);
 bool log_state_is_wanted(const struct log *log,
-                         uint64_t queue);             /* its old state holds up a segment */
-void log_drop_state(struct log *log, uint64_t queue); /* the queue is deleted */
+                         uint64_t queue); /* its old state holds up a segment */
+void log_drop_state(struct log *log,
+                    uint64_t queue); /* the queue is deleted; also while it opens */
 
 /* A catalog event, or, between begin and end, an item of a snapshot: events may come in between. At
  * most LOG_CATALOG_MAX bytes each. E_FULL, E_FAILED. */

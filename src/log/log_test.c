@@ -45,6 +45,7 @@ struct fixture {
     char states[4096];
     uint8_t *state;
     size_t state_size;
+    uint64_t unknown_queue; /* whose state is dropped as soon as it is told */
 };
 
 static void on_durable(void *context, uint64_t block)
@@ -99,6 +100,8 @@ static void on_state(void *context, uint64_t queue, struct slice bytes, uint64_t
     f->state = memory_new(bytes.size);
     memcpy(f->state, bytes.data, bytes.size);
     f->state_size = bytes.size;
+    if (queue == f->unknown_queue)
+        log_drop_state(f->log, queue);
 }
 
 static void on_message(void *context, uint64_t queue, uint64_t sequence, uint64_t position,
@@ -442,6 +445,16 @@ static void catalog_and_states(void **state)
 
     open_log(f);
     assert_string_equal(f->catalog, "a b ");
+    assert_string_equal(f->states, "1:old 2:two ");
+    f->unknown_queue = 1;
+    crash_log(f);
+
+    open_log(f); /* dropped before there is a block to append to */
+    assert_string_equal(f->states, "1:old 2:two ");
+    f->unknown_queue = 0;
+    crash_log(f);
+
+    open_log(f);
     assert_string_equal(f->states, "1:old 2:two ");
     log_snapshot_begin(f->log);
     log_snapshot_item(f->log, slice_text("A"));
