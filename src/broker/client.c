@@ -29,7 +29,10 @@ int request_end(struct request *request)
     struct worker *worker = request->client->worker;
     uint32_t ppm = worker->options.pending_ppm;
 
-    if (request->failure.code == 0 && request->wait_block > log_block_durable(worker->log)) {
+    bool waits = request->failure.code == 0 && request->wait_block > log_block_durable(worker->log);
+    if (waits && worker->storage_failed) { /* nothing becomes durable any more */
+        fail(&request->failure, E_FAILED, "storage has failed");
+    } else if (waits) {
         list_append(&worker->durable_requests, &request->link);
         log_commit(worker->log);
         return PENDING;
