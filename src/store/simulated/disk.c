@@ -270,10 +270,13 @@ size_t disk_read(struct simulated_disk *disk, struct disk_file *file, bool direc
     memcpy(into, file->image + offset, size);
     if (!direct)
         return size;
-    for (uint64_t at = offset; at < offset + size; at++) { /* past the page cache */
+    for (uint64_t at = offset, next; at < offset + size; at = next) { /* past the page cache */
         const struct sector *sector = &file->sectors[at / SECTOR_SIZE];
-        if (sector->lost && at % SECTOR_SIZE >= sector->durable)
-            into[at - offset] = 0;
+        uint64_t begin = at / SECTOR_SIZE * SECTOR_SIZE;
+        uint64_t lost = begin + sector->durable > at ? begin + sector->durable : at;
+        next = begin + SECTOR_SIZE < offset + size ? begin + SECTOR_SIZE : offset + size;
+        if (sector->lost && lost < next)
+            memset(into + (lost - offset), 0, next - lost);
     }
     return size;
 }
