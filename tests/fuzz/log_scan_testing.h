@@ -83,7 +83,10 @@ static inline uint64_t scan_all(struct slice bytes, uint64_t begin, size_t windo
     uint64_t offset;
     size_t turns = 0;
 
-    (footer ? scan_init_footer : scan_init)(&scan, &found_visitor, &found, 1, 1, begin, bytes.size);
+    if (footer)
+        scan_init_footer(&scan, &found_visitor, &found, 1, 1, begin, bytes.size);
+    else
+        scan_init(&scan, &found_visitor, &found, 1, 1, begin, bytes.size);
     while (scan_wants(&scan, &offset)) {
         size_t left = offset < bytes.size ? bytes.size - (size_t)offset : 0;
         struct slice piece =
