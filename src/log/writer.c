@@ -110,7 +110,9 @@ static void create_failed(struct segment *segment, const struct failure *failure
     struct log *log = segment->log;
     size_t at = 0;
 
-    log_warning(log->options.logger, "log", "%s cannot be made: %s", segment->name, failure->text);
+    if (log->spare_failures == 0) /* it is tried again and again; one line will do */
+        log_warning(log->options.logger, "log", "%s cannot be made: %s", segment->name,
+                    failure->text);
     log->statistics.write_failures++;
     log->is_creating = false;
     while (log->segments[at] != segment)
