@@ -136,11 +136,9 @@ bool queue_is_hot(struct queue *queue, uint64_t sequence)
     if (page->messages && page->messages[index] && index % 16 != 0)
         return true;
     /* at some places in each page: look ahead, too */
-    for (uint64_t n = page_number(sequence);
-         n < queue->page_end && queue->loads_count < QUEUE_READ_AHEAD; n++) {
-        if (n >= page_number(sequence) + QUEUE_READ_AHEAD)
-            break;
-        struct queue_page *ahead = *page_slot(queue, n);
+    for (uint64_t n = page_number(sequence), end = n + QUEUE_READ_AHEAD;
+         n < end && queue->loads_count < QUEUE_READ_AHEAD; n++) {
+        struct queue_page *ahead = page_get(queue, n);
         if (page_is_cold(ahead))
             load_start(queue, n, ahead);
     }

@@ -25,7 +25,7 @@ void queue_fini(struct queue *queue)
 {
     ASSERT(queue->references == 0);
     ASSERT(queue->loads_count == 0 && queue->consumers == 0);
-    ASSERT(queue->page_first == queue->page_end);
+    ASSERT(queue->pages_count == 0);
     list_remove(&queue->ready_link);
     list_remove(&queue->mark_link);
     list_remove(&queue->dirty_link);
@@ -43,40 +43,61 @@ void queue_touch(struct queue *queue)
 
 /* ---- pages ---- */
 
-static void pages_grow(struct queue *queue, uint64_t first, uint64_t end)
-{
-    uint32_t capacity = queue->pages_capacity ? queue->pages_capacity : 2;
+#define PAGES_AT_START 2u
 
-    while (capacity < end - first)
-        capacity *= 2;
-    if (capacity == queue->pages_capacity)
+uint32_t page_search(const struct queue *queue, uint64_t number)
+{
+    uint32_t low = 0, high = queue->pages_count;
+
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if (page_entry(queue, middle)->number < number)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+/* Room for one more entry at the end: what is empty goes, what was taken from the front is used
+ * again, and only then the array grows. */
+static void pages_make_room(struct queue *queue)
+{
+    uint32_t count = 0;
+
+    if (queue->pages_start + queue->pages_count < queue->pages_capacity)
         return;
-    struct queue_page **pages = memory_new(capacity * sizeof *pages);
-    for (uint64_t n = queue->page_first; n < queue->page_end; n++)
-        pages[n & (capacity - 1)] = *page_slot(queue, n);
-    free(queue->pages);
-    queue->pages = pages;
-    queue->pages_capacity = capacity;
+    for (uint32_t i = 0; i < queue->pages_count; i++) {
+        if (page_entry(queue, i)->page)
+            queue->pages[count++] = *page_entry(queue, i);
+    }
+    queue->pages_start = 0;
+    queue->pages_count = count;
+    queue->pages_empty = 0;
+    if (count <= queue->pages_capacity / 2 && queue->pages_capacity > 0)
+        return;
+    queue->pages_capacity = count ? 2 * queue->pages_capacity : PAGES_AT_START;
+    queue->pages = memory_resize(queue->pages, queue->pages_capacity, sizeof *queue->pages);
 }
 
 struct queue_page *page_make(struct queue *queue, uint64_t number)
 {
-    if (queue->page_first == queue->page_end)
-        queue->page_first = queue->page_end = number;
-    uint64_t first = number < queue->page_first ? number : queue->page_first;
-    uint64_t end = number >= queue->page_end ? number + 1 : queue->page_end;
-    pages_grow(queue, first, end);
-    while (queue->page_first > first)
-        *page_slot(queue, --queue->page_first) = NULL;
-    while (queue->page_end < end)
-        *page_slot(queue, queue->page_end++) = NULL;
+    pages_make_room(queue);
+    uint32_t index = page_index(queue, number);
+    struct page_entry *entry = page_entry(queue, index);
 
-    struct queue_page **slot = page_slot(queue, number);
-    if (!*slot) {
-        *slot = memory_new(sizeof **slot);
-        account_add(queue->host->memory, sizeof **slot);
+    if (index == queue->pages_count || entry->number != number) {
+        memmove(entry + 1, entry, (queue->pages_count - index) * sizeof *entry);
+        *entry = (struct page_entry){.number = number};
+        queue->pages_count++;
+        queue->pages_empty++;
     }
-    return *slot;
+    if (!entry->page) {
+        entry->page = memory_new(sizeof *entry->page);
+        account_add(queue->host->memory, sizeof *entry->page);
+        queue->pages_empty--;
+    }
+    return entry->page;
 }
 
 void page_heat(struct queue *queue, struct queue_page *page)
@@ -104,48 +125,43 @@ static void page_free(struct queue *queue, struct queue_page *page)
     account_release(queue->host->memory, sizeof *page);
 }
 
-/* A page that is being read stays: its load looks for it. */
-static bool page_is_done(const struct queue *queue, uint64_t number)
+/* Empty entries at the front go at once. */
+static void pages_trim_front(struct queue *queue)
 {
-    const struct queue_page *page = *page_slot(queue, number);
-
-    if (!page)
-        return true;
-    return page->live == 0 && !page->loading && (number + 1) * QUEUE_PAGE <= queue->next;
+    while (queue->pages_count > 0 && !page_entry(queue, 0)->page) {
+        queue->pages_start++;
+        queue->pages_count--;
+        queue->pages_empty--;
+    }
 }
 
 void page_trim(struct queue *queue, uint64_t number)
 {
-    if (!page_is_done(queue, number))
+    uint32_t index = page_index(queue, number);
+
+    if (index == queue->pages_count || page_entry(queue, index)->number != number)
         return;
-    struct queue_page **slot = page_slot(queue, number);
-    if (*slot) {
-        page_free(queue, *slot);
-        *slot = NULL;
+    struct page_entry *entry = page_entry(queue, index);
+    struct queue_page *page = entry->page;
+    /* one that is being read stays: its load looks for it */
+    if (page && page->live == 0 && !page->loading && (number + 1) * QUEUE_PAGE <= queue->next) {
+        page_free(queue, page);
+        entry->page = NULL;
+        queue->pages_empty++;
+        pages_trim_front(queue);
     }
-    while (queue->page_first < queue->page_end && !*page_slot(queue, queue->page_first) &&
-           (queue->page_first + 1) * QUEUE_PAGE <= queue->next)
-        queue->page_first++;
 }
 
 /* ---- what is next ---- */
 
 uint64_t queue_find_ready(const struct queue *queue, uint64_t from)
 {
-    uint64_t number = page_number(from);
-    uint64_t mask = page_bits_from(from);
-
-    if (number < queue->page_first) {
-        number = queue->page_first;
-        mask = ~0ull;
-    }
-    for (; number < queue->page_end; number++, mask = ~0ull) {
-        const struct queue_page *page = *page_slot(queue, number);
-        if (!page)
-            continue;
-        uint64_t ready = page->live & ~page->leased & mask;
+    for (uint32_t i = page_index(queue, page_number(from)); i < queue->pages_count; i++) {
+        const struct page_entry *entry = page_entry(queue, i);
+        uint64_t mask = entry->number == page_number(from) ? page_bits_from(from) : ~0ull;
+        uint64_t ready = entry->page ? entry->page->live & ~entry->page->leased & mask : 0;
         if (ready)
-            return number * QUEUE_PAGE + (unsigned)__builtin_ctzll(ready);
+            return entry->number * QUEUE_PAGE + (unsigned)__builtin_ctzll(ready);
     }
     return queue->next;
 }
@@ -352,19 +368,21 @@ bool queue_discard(struct queue *queue)
     uint64_t since_ns = loop_precise_ns(queue->host->loop);
 
     ASSERT(queue->closed);
-    while (queue->page_first < queue->page_end) {
+    while (queue->pages_count > 0) {
         if (slice_is_over(queue, since_ns))
             return false;
-        uint64_t number = queue->page_first;
-        struct queue_page **slot = page_slot(queue, number);
-        for (uint64_t live = *slot ? (*slot)->live : 0; live; live &= live - 1)
-            queue_remove(queue, *slot, number * QUEUE_PAGE + (unsigned)__builtin_ctzll(live));
-        if (*slot && (*slot)->loading)
+        struct page_entry *entry = page_entry(queue, 0);
+        for (uint64_t live = entry->page ? entry->page->live : 0; live; live &= live - 1)
+            queue_remove(queue, entry->page,
+                         entry->number * QUEUE_PAGE + (unsigned)__builtin_ctzll(live));
+        if (entry->page && entry->page->loading)
             return false; /* the read will find nothing live, and then the page goes */
-        if (*slot)
-            page_free(queue, *slot);
-        *slot = NULL;
-        queue->page_first++;
+        if (entry->page) {
+            page_free(queue, entry->page);
+            entry->page = NULL;
+            queue->pages_empty++;
+        }
+        pages_trim_front(queue);
     }
     return queue->loads_count == 0;
 }
@@ -375,8 +393,8 @@ void queue_abandon(struct queue *queue)
     queue->consumers = 0;
     queue->references = 0;
     loads_abandon(queue);
-    for (; queue->page_first < queue->page_end; queue->page_first++) {
-        struct queue_page *page = *page_slot(queue, queue->page_first);
+    for (; queue->pages_count > 0; queue->pages_start++, queue->pages_count--) {
+        struct queue_page *page = page_entry(queue, 0)->page;
         for (unsigned i = 0; page && page->messages && i < QUEUE_PAGE; i++) {
             if (page->messages[i])
                 message_unref(page->messages[i]);
@@ -384,6 +402,7 @@ void queue_abandon(struct queue *queue)
         if (page)
             page_free(queue, page);
     }
+    queue->pages_empty = 0;
 }
 
 /* Pages below this number, from the cursor's on, are about to be delivered. */
@@ -408,21 +427,21 @@ bool queue_cool(struct queue *queue, uint64_t *position)
     uint64_t since_ns = loop_precise_ns(queue->host->loop);
     uint64_t hot_first = page_number(queue->fresh), hot_last = hot_end(queue);
 
-    for (uint64_t n = *position > queue->page_first ? *position : queue->page_first;
-         n < queue->page_end; n++) {
+    for (uint32_t i = page_index(queue, *position); i < queue->pages_count; i++) {
+        uint64_t n = page_entry(queue, i)->number;
         *position = n;
         if (slice_is_over(queue, since_ns))
             return false;
-        struct queue_page *page = *page_slot(queue, n);
+        struct queue_page *page = page_entry(queue, i)->page;
         if (!page || !page->messages || (n >= hot_first && n < hot_last))
             continue;
         bool empty = true;
-        for (unsigned i = 0; i < QUEUE_PAGE; i++) {
-            if (page->messages[i] && page->positions[i]) {
-                message_unref(page->messages[i]);
-                page->messages[i] = NULL;
+        for (unsigned m = 0; m < QUEUE_PAGE; m++) {
+            if (page->messages[m] && page->positions[m]) {
+                message_unref(page->messages[m]);
+                page->messages[m] = NULL;
             }
-            empty = empty && !page->messages[i];
+            empty = empty && !page->messages[m];
         }
         if (empty)
             page_cool(queue, page);
@@ -432,10 +451,13 @@ bool queue_cool(struct queue *queue, uint64_t *position)
 
 void queue_check(const struct queue *queue)
 {
-    uint64_t ready = 0, leased = 0, returned_ready = 0, bytes = 0;
+    uint64_t ready = 0, leased = 0, returned_ready = 0, bytes = 0, empty = 0;
 
-    for (uint64_t n = queue->page_first; n < queue->page_end; n++) {
-        const struct queue_page *page = *page_slot(queue, n);
+    for (uint32_t i = 0; i < queue->pages_count; i++) {
+        const struct queue_page *page = page_entry(queue, i)->page;
+        uint64_t n = page_entry(queue, i)->number;
+        ASSERT(i == 0 || page_entry(queue, i - 1)->number < n);
+        empty += !page;
         if (!page)
             continue;
         ASSERT((page->leased & ~page->live) == 0 && (page->returned & ~page->live) == 0);
@@ -455,6 +477,7 @@ void queue_check(const struct queue *queue)
             }
         }
     }
+    ASSERT(queue->pages_empty == empty);
     ASSERT(queue->ready == ready && queue->leased == leased);
     ASSERT(queue->returned_ready == returned_ready);
     ASSERT(queue->ready_bytes + queue->leased_bytes == bytes);

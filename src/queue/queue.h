@@ -48,7 +48,7 @@
 
 struct queue;
 struct consumer;
-struct queue_page;
+struct page_entry;
 
 /* Why a message is gone; in the log's settlements. */
 enum settle_reason {
@@ -114,9 +114,8 @@ struct queue {
     bool is_dirty;
     bool waits_for_mark;
 
-    struct queue_page **pages; /* ring of page pointers; NULL where all are settled */
-    uint32_t pages_capacity;   /* power of 2 */
-    uint64_t page_first, page_end;
+    struct page_entry *pages; /* by growing number; some have become empty, see queue_private.h */
+    uint32_t pages_capacity, pages_start, pages_count, pages_empty;
 
     uint64_t next;           /* sequence of the next push */
     uint64_t fresh;          /* first sequence that was never given out */

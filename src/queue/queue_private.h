@@ -32,19 +32,43 @@ static inline uint64_t page_bits_from(uint64_t sequence)
     return ~0ull << (sequence % QUEUE_PAGE);
 }
 
-static inline struct queue_page **page_slot(const struct queue *queue, uint64_t number)
+/* Pages are found by number. They are few and follow each other as a rule, but one old message must
+ * not make room for all that has come and gone since: so the array has only the pages that there
+ * are. One that becomes empty stays as an entry without page, until room is needed. */
+struct page_entry {
+    uint64_t number;
+    struct queue_page *page; /* NULL: everything in it is settled */
+};
+
+static inline struct page_entry *page_entry(const struct queue *queue, uint32_t index)
 {
-    return &queue->pages[number & (queue->pages_capacity - 1)];
+    return &queue->pages[queue->pages_start + index];
+}
+
+/* The index of the first entry with this number or a higher one. */
+uint32_t page_search(const struct queue *queue, uint64_t number);
+
+static inline uint32_t page_index(const struct queue *queue, uint64_t number)
+{
+    if (queue->pages_count > 0) {
+        uint64_t guess = number - page_entry(queue, 0)->number;
+        if (guess < queue->pages_count && page_entry(queue, (uint32_t)guess)->number == number)
+            return (uint32_t)guess;
+    }
+    return page_search(queue, number);
 }
 
 /* NULL where everything is settled, or outside. */
 static inline struct queue_page *page_get(const struct queue *queue, uint64_t number)
 {
-    return number >= queue->page_first && number < queue->page_end ? *page_slot(queue, number)
-                                                                   : NULL;
+    uint32_t index = page_index(queue, number);
+
+    if (index == queue->pages_count || page_entry(queue, index)->number != number)
+        return NULL;
+    return page_entry(queue, index)->page;
 }
 
-/* The page of that number, made if need be; numbers below page_first only in recovery. */
+/* The page of that number, made if need be: at the end, but for recovery. */
 struct queue_page *page_make(struct queue *queue, uint64_t number);
 
 /* A page gets, and gives back, its room for messages in memory (which is charged to the host's

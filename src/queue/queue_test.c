@@ -449,10 +449,55 @@ static void behaves_as_the_model(void **state)
     assert_true(reads > 1000); /* cold messages were part of it */
 }
 
+/* What has come and gone since costs nothing, however old the oldest message is. */
+static void one_old_message(void **state)
+{
+    struct loop *loop = loop_new_simulated(1);
+    struct account account;
+    struct queue queue;
+    struct queue_item item;
+
+    (void)state;
+    account_init(&account, NULL, 0);
+    host = (struct queue_host){
+        .loop = loop, .events = &events, .memory = &account, .hot_bytes_max = 1u << 30};
+    queue_host_init(&host);
+    queue_init(&queue, &host, 7, NULL);
+    struct message *message = message_new(
+        &account, &(struct message_parts){.format = FORMAT_AMQP091, .key = slice_text("k")});
+    queue_push(&queue, message, 0);
+    assert_int_equal(queue_take(&queue, &item), 0);
+    message_unref(item.message);
+    for (unsigned i = 0; i < 200000; i++) {
+        queue_push(&queue, message, 0);
+        assert_int_equal(queue_take(&queue, &item), 0);
+        message_unref(item.message);
+        queue_settle(&queue, item.sequence, SETTLE_ACCEPTED);
+    }
+    queue_check(&queue);
+    assert_true(queue.pages_capacity <= 8);
+    assert_true(account.used < 10000);
+    queue_return(&queue, 1, true, false);
+    assert_int_equal(queue_take(&queue, &item), 0);
+    assert_int_equal(item.sequence, 1);
+    assert_true(item.redelivered);
+    message_unref(item.message);
+    queue_settle(&queue, 1, SETTLE_ACCEPTED);
+    message_unref(message);
+    queue_close(&queue);
+    assert_true(queue_discard(&queue));
+    assert_true(queue_unref(&queue));
+    queue_fini(&queue);
+    account_fini(&account);
+    queue_host_fini(&host);
+    loop_free(loop);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(behaves_as_the_model),
+        cmocka_unit_test(one_old_message),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

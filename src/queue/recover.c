@@ -38,8 +38,9 @@ static uint64_t put_runs(const struct queue *queue, struct growing *g)
 {
     uint64_t runs = 0, first = 0, end = 0, written = 0;
 
-    for (uint64_t n = queue->page_first; n <= queue->page_end; n++) {
-        const struct queue_page *page = n < queue->page_end ? *page_slot(queue, n) : NULL;
+    for (uint32_t i = 0; i < queue->pages_count; i++) {
+        const struct queue_page *page = page_entry(queue, i)->page;
+        uint64_t n = page_entry(queue, i)->number;
         for (uint64_t live = page ? page->live : 0; live; live &= live - 1) {
             unsigned index = (unsigned)__builtin_ctzll(live);
             uint64_t sequence = n * QUEUE_PAGE + index;
@@ -75,8 +76,9 @@ static uint64_t put_counts(const struct queue *queue, struct growing *g)
 {
     uint64_t count = 0, before = 0;
 
-    for (uint64_t n = queue->page_first; n < queue->page_end; n++) {
-        const struct queue_page *page = *page_slot(queue, n);
+    for (uint32_t i = 0; i < queue->pages_count; i++) {
+        const struct queue_page *page = page_entry(queue, i)->page;
+        uint64_t n = page_entry(queue, i)->number;
         for (uint64_t live = page && page->counts ? page->live : 0; live; live &= live - 1) {
             unsigned index = (unsigned)__builtin_ctzll(live);
             uint64_t sequence = n * QUEUE_PAGE + index;
@@ -98,10 +100,13 @@ static uint64_t seen_end(const struct queue *queue)
 {
     uint64_t end = queue->fresh;
 
-    for (uint64_t n = queue->page_end; n > queue->page_first && n * QUEUE_PAGE > end; n--) {
-        const struct queue_page *page = *page_slot(queue, n - 1);
-        if (page && page->returned) {
-            uint64_t last = n * QUEUE_PAGE - 1 - (unsigned)__builtin_clzll(page->returned);
+    for (uint32_t i = queue->pages_count; i > 0; i--) {
+        const struct page_entry *entry = page_entry(queue, i - 1);
+        if ((entry->number + 1) * QUEUE_PAGE <= end)
+            break;
+        if (entry->page && entry->page->returned) {
+            uint64_t last = (entry->number + 1) * QUEUE_PAGE - 1 -
+                            (unsigned)__builtin_clzll(entry->page->returned);
             return last + 1 > end ? last + 1 : end;
         }
     }
@@ -158,7 +163,7 @@ int queue_recover_state(struct queue *queue, struct slice bytes)
 {
     struct reader r = reader_of(bytes);
 
-    ASSERT(queue->next == 1 && queue->page_first == queue->page_end);
+    ASSERT(queue->next == 1 && queue->pages_count == 0);
     if (read_varint(&r) != STATE_VERSION)
         return E_VERSION;
     queue->next = read_varint(&r);
@@ -199,17 +204,30 @@ bool queue_recover_message(struct queue *queue, uint64_t sequence, uint64_t posi
     return true;
 }
 
+/* The first page there is from that number on; sought anew for each step, since trimming moves what
+ * is in front. */
+static struct queue_page *page_from(const struct queue *queue, uint64_t *number)
+{
+    for (uint32_t i = page_index(queue, *number); i < queue->pages_count; i++) {
+        *number = page_entry(queue, i)->number;
+        if (page_entry(queue, i)->page)
+            return page_entry(queue, i)->page;
+    }
+    return NULL;
+}
+
 void queue_recover_settled(struct queue *queue, uint64_t first, uint64_t last)
 {
-    for (uint64_t n = page_number(first); n <= page_number(last) && n < queue->page_end; n++) {
-        struct queue_page *page = page_get(queue, n);
-        for (uint64_t live = page ? page->live : 0; live; live &= live - 1) {
+    struct queue_page *page;
+
+    for (uint64_t n = page_number(first); (page = page_from(queue, &n)) && n <= page_number(last);
+         n++) {
+        for (uint64_t live = page->live; live; live &= live - 1) {
             uint64_t sequence = n * QUEUE_PAGE + (unsigned)__builtin_ctzll(live);
             if (sequence >= first && sequence <= last)
                 queue_remove(queue, page, sequence);
         }
-        if (page && page->live == 0)
-            page_trim(queue, n);
+        page_trim(queue, n);
     }
     if (last >= queue->next)
         queue->next = last + 1;
@@ -239,12 +257,10 @@ void queue_recover_delivered(struct queue *queue, uint64_t sequence)
 
 uint64_t queue_recover_end(struct queue *queue)
 {
+    struct queue_page *page;
     uint64_t missing = 0;
 
-    for (uint64_t n = queue->page_first; n < queue->page_end; n++) {
-        struct queue_page *page = page_get(queue, n);
-        if (!page)
-            continue;
+    for (uint64_t n = 0; (page = page_from(queue, &n)); n++) {
         for (uint64_t live = page->live; live; live &= live - 1) {
             unsigned index = (unsigned)__builtin_ctzll(live);
             uint64_t sequence = n * QUEUE_PAGE + index;
@@ -255,10 +271,9 @@ uint64_t queue_recover_end(struct queue *queue)
                 page->returned |= page_bit(sequence);
             }
         }
-        if (page->live == 0)
-            page_trim(queue, n);
+        page_trim(queue, n);
     }
-    queue->fresh = queue->page_first < queue->page_end ? queue_find_ready(queue, 1) : queue->next;
+    queue->fresh = queue_find_ready(queue, 1);
     queue->returned_first = UINT64_MAX;
     queue->returned_ready = 0;
     return missing;
