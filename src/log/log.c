@@ -16,6 +16,8 @@ void log_options_default(struct log_options *options)
     };
 }
 
+static void run_close(struct task *task);
+
 struct log *log_open(const struct log_options *options, const struct log_events *events,
                      const struct log_recovery *recovery, void *context,
                      void (*opened)(void *context, int result, const struct log_opened *summary,
@@ -36,6 +38,7 @@ struct log *log_open(const struct log_options *options, const struct log_events 
     writer_init(log);
     checkpoint_init(log);
     timer_init(&log->metadata.retry, log->loop, metadata_retry);
+    task_init(&log->close_task, run_close);
     recovery_begin(log, recovery, opened);
     return log;
 }
@@ -92,9 +95,8 @@ static void stop_timers(struct log *log)
     timer_stop(&log->metadata.retry);
 }
 
-static void closed(struct log *log)
+static void cancel_tasks(struct log *log)
 {
-    stop_timers(log);
     task_cancel(&log->close_task);
     task_cancel(&log->commit_task);
     task_cancel(&log->room_task);
@@ -102,6 +104,12 @@ static void closed(struct log *log)
     task_cancel(&log->reclaim_task);
     task_cancel(&log->checkpoint.begin_task);
     task_cancel(&log->checkpoint.end_task);
+}
+
+static void closed(struct log *log)
+{
+    stop_timers(log);
+    cancel_tasks(log);
     log->phase = LOG_CLOSED;
     log->closed_call(log->closed_context);
 }
@@ -148,7 +156,6 @@ void log_close(struct log *log, void (*closed_call)(void *context), void *contex
     log->closed_call = closed_call;
     log->closed_context = context;
     timer_stop(&log->mark);
-    task_init(&log->close_task, run_close);
     loop_defer(log->loop, &log->close_task, LOOP_DISPATCH);
 }
 
@@ -156,6 +163,8 @@ void log_free(struct log *log)
 {
     struct list *link;
 
+    stop_timers(log); /* of a log that is given up */
+    cancel_tasks(log);
     recovery_free(log);
     reads_fini(log);
     while ((link = list_take_first(&log->closed)))
