@@ -563,6 +563,37 @@ static void dead_segments_go(void **state)
     close_log(f);
 }
 
+/* What recovery found and nobody needs goes at once; what is appended then must not look as if
+ * something were missing in front of it. */
+static void a_gap_of_dead_segments_is_none(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t kept = append(f, 2, 1, 3000);
+
+    wait_durable(f);
+    for (uint64_t i = 1; i <= 100; i++) {
+        append(f, 1, i, 3000);
+        wait_durable(f);
+    }
+    run_checkpoint(f);
+    close_log(f);
+    open_log(f);
+    uint64_t before = segments_of(f);
+    for (uint64_t i = 0; i < f->messages_count; i++)
+        if (f->messages[i].queue == 1)
+            log_release(f->log, f->messages[i].position);
+    simulated_run_for(f->loop, 50 * NANOSECONDS_PER_MS);
+    assert_true(segments_of(f) < before);
+    append(f, 2, 2, 100);
+    wait_durable(f);
+    crash_log(f);
+    open_log(f);
+    assert_int_equal(f->corrupt_count, 0);
+    assert_int_equal(f->summary.corrupt_blocks, 0);
+    expect_message(f, kept, 1, 3000);
+    close_log(f);
+}
+
 static void a_group_is_one_block(void **state)
 {
     struct fixture *f = *state;
@@ -813,6 +844,7 @@ int main(void)
         TEST(settlements_are_replayed),
         TEST(catalog_and_states),
         TEST(dead_segments_go),
+        TEST(a_gap_of_dead_segments_is_none),
         TEST(a_group_is_one_block),
         TEST(a_failed_write_moves_on),
         TEST(a_second_failure_is_final),

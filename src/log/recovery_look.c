@@ -285,18 +285,17 @@ static void trim(const struct recovery *r, struct segment *segment, uint64_t blo
 }
 
 /* The block with which the segment should begin; 0: not known. For one that was open: the metadata
- * knows when it was written since; and otherwise nothing was removed since, so the segment before
- * is there. `open_from`: where an open segment before it should have gone on; 0: there is none. */
-static uint64_t should_begin(const struct segment *segment, const struct segment *before,
+ * knows when it was written since the first block was there. Otherwise it goes on where an open
+ * segment before it ends (`open_from`; 0: there is none), or behind what was durable when the
+ * metadata was written. */
+static uint64_t should_begin(const struct recovery *r, const struct segment *segment,
                              uint64_t open_from)
 {
     if (!segment->was_open)
         return segment->info.first_block;
     if (segment->first_hint)
         return segment->first_hint;
-    if (open_from)
-        return open_from;
-    return before ? before->info.last_block + 1 : 0;
+    return open_from ? open_from : r->metadata.durable_block + 1;
 }
 
 static void add_missing(struct recovery *r, size_t segment, uint64_t first, uint64_t next)
@@ -316,7 +315,7 @@ static void judge_seams(struct recovery *r)
 
     for (size_t i = 0; i < log->segments_count; i++) {
         struct segment *segment = log->segments[i];
-        uint64_t first = should_begin(segment, before, open_from);
+        uint64_t first = should_begin(r, segment, open_from);
         add_missing(r, i, open_from, first);
         if (segment->info.first_block == 0) {
             open_from = first ? first : open_from;
