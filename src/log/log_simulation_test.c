@@ -64,7 +64,6 @@ struct view {
     uint8_t settled[QUEUES][SEQUENCE_MAX / 8 + 1];
     uint8_t events[EVENTS_MAX / 8 + 1];
     uint32_t event_last;
-    unsigned corrupt;
 };
 
 enum profile { CALM, FAILING_WRITES, FAILING_SYNCS, FAILING_READS, SMALL_DISK, FLIPPING, PROFILES };
@@ -95,6 +94,7 @@ struct simulation {
     unsigned reads_open;
     uint64_t reads_done;
     struct list reads;
+    bool corrupt_reported; /* in this life or before: what was set aside then is not told again */
     bool verbose;
 };
 
@@ -655,7 +655,7 @@ static void on_corrupt(void *context, const struct failure *what)
 
     say(s, "corrupt: %s", what->text);
     CHECK(s, may_be_corrupt(s));
-    s->view.corrupt++;
+    s->corrupt_reported = true;
 }
 
 static void on_line(void *context, enum log_level level, const char *category, const char *text)
@@ -917,7 +917,7 @@ static bool live(struct simulation *s)
         /* a bit that turned may cost something, but never silently; for a torn tail only the last
          * blocks can be taken, which no later header has proved durable */
         CHECK(s, may_be_corrupt(s));
-        CHECK(s, s->view.corrupt > 0 || s->summary.corrupt_blocks > 0 ||
+        CHECK(s, s->corrupt_reported || s->summary.corrupt_blocks > 0 ||
                      (s->summary.torn_bytes > 0 && log_block_last(s->log) + 2 >= s->durable));
         crash(s);
         return false;
