@@ -38,6 +38,7 @@ struct process {
     struct timer drained;
     unsigned port_offset;
     bool stopping;
+    bool start_failed; /* storage is as it was found; files may still be open */
     int exit_code;
     uint64_t started_ns;
 };
@@ -67,8 +68,8 @@ static void print_settings(void)
     const struct setting_help *help;
 
     for (unsigned i = 0; (help = settings_help(i)); i++)
-        printf("%s\n    %s, default %s\n    %s\n", help->key, help->type, help->standard,
-               help->help);
+        printf("%s\n    %s, default %s\n    %s\n", help->key, help->type,
+               help->standard ? help->standard : "none", help->help);
 }
 
 static int usage(const char *text)
@@ -361,6 +362,7 @@ static void worker_is_started(void *context, const struct worker_started *what)
 
     if (what->result != 0) {
         log_error(&process->logger, "start", "%s: %s", process->data_dir, what->failure.text);
+        process->start_failed = true;
         loop_stop(process->loop);
         return;
     }
@@ -476,13 +478,15 @@ static void tear_down(struct process *process)
 {
     for (unsigned i = 0; i < process->server_count; i++)
         server_free(process->servers[i]);
+    conf_fini(&process->conf);
+    if (process->start_failed)
+        return;
     if (process->worker)
         worker_free(process->worker);
     if (process->store)
         store_free(process->store);
     if (process->loop)
         loop_free(process->loop);
-    conf_fini(&process->conf);
 }
 
 int main(int argc, char **argv)

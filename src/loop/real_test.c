@@ -416,7 +416,7 @@ static void paused_accepted(void *context, struct stream *stream, int error)
 static void a_paused_stream_is_quiet(void **state)
 {
     struct loop *loop = *state;
-    struct listen_options options = {.host = "localhost"};
+    struct listen_options options = {.host = "127.0.0.1"};
     struct failure failure;
     struct echo e = {.loop = loop};
     struct stopping_timer t = {.stops = true};
