@@ -158,11 +158,12 @@ static int put_permission(struct catalog *catalog, struct slice user_name, uint6
 }
 
 /* An exchange that names an alternate finds it now or when that is declared. */
-static void link_alternates(struct catalog *catalog, struct vhost *vhost)
+static void link_alternates(struct vhost *vhost)
 {
     struct map_cursor cursor = {0};
 
-    (void)catalog;
+    if (vhost->alternates == 0)
+        return;
     for (struct catalog_exchange *e; (e = map_next(&vhost->exchanges, &cursor));) {
         if (!e->alternate_name)
             continue;
@@ -196,12 +197,13 @@ struct catalog_exchange *catalog_put_exchange(struct catalog *catalog, struct vh
     if (fields_text(arguments, "alternate-exchange", &alternate) &&
         catalog_name_is_valid(alternate))
         exchange->alternate_name = memory_text(alternate);
+    vhost->alternates += exchange->alternate_name != NULL;
     if (name.size == 0)
         vhost->default_exchange = exchange;
     else
         map_put(&vhost->exchanges, slice_text(exchange->name), exchange);
     map_put_number(&catalog->exchanges_by_id, id, exchange);
-    link_alternates(catalog, vhost);
+    link_alternates(vhost);
     catalog->version++;
     return exchange;
 }
@@ -279,8 +281,9 @@ void catalog_drop_exchange(struct catalog *catalog, struct catalog_exchange *exc
     if (exchange->type == EXCHANGE_HEADERS)
         vhost->headers_bindings -= route_binding_count(exchange->route);
     route_remove_target(catalog->routes, exchange->id, binding_lost, &lost);
-    link_alternates(catalog, vhost);
+    link_alternates(vhost);
     route_exchange_remove(catalog->routes, exchange->route);
+    vhost->alternates -= exchange->alternate_name != NULL;
     catalog->version++;
     free(exchange->name);
     free(exchange->arguments);

@@ -67,6 +67,7 @@ struct vhost {
     struct catalog_exchange *default_exchange;
     uint64_t headers_bindings; /* while 0, routes depend on exchange and key alone */
     uint64_t binding_count;
+    uint64_t alternates; /* exchanges that name one */
 };
 
 struct user {

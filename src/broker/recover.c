@@ -53,8 +53,8 @@ static struct queue *find(struct worker *worker, uint64_t id)
     return queue && queue->queue.log ? &queue->queue : NULL;
 }
 
-/* A state of a queue that the catalog does not know. Nothing can be appended while the log
- * recovers, so it is dropped at the end. */
+/* A state of a queue that the catalog does not know. Whether the catalog can be trusted is known
+ * when all has been told, so it is dropped at the end. */
 static void orphan_add(struct worker *worker, uint64_t id)
 {
     struct boot *boot = worker->boot;

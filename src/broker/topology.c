@@ -63,8 +63,6 @@ static const char *truth(bool value)
 
 /* ---- auto-deletion of exchanges that lost their last binding ---- */
 
-static void delete_exchange(struct worker *worker, struct catalog_exchange *exchange);
-
 /* Exchanges to look at: collected while bindings go, deleted after. Deleting one may add others, so
  * it is a loop over the worker's list of ids, not a recursion. */
 struct losses {
