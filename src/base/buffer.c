@@ -10,7 +10,7 @@ struct buffer *buffer_new(size_t capacity)
     struct buffer *buffer = malloc(sizeof *buffer + capacity);
     if (!buffer)
         return NULL;
-    buffer->references = 1;
+    atomic_init(&buffer->references, 1);
     buffer->size = 0;
     buffer->capacity = (uint32_t)capacity;
     return buffer;
@@ -20,7 +20,11 @@ void buffer_unref(struct buffer *buffer)
 {
     if (!buffer)
         return;
-    ASSERT(buffer->references > 0);
-    if (--buffer->references == 0)
-        free(buffer);
+    uint32_t references = atomic_load_explicit(&buffer->references, memory_order_acquire);
+    ASSERT(references > 0);
+    /* who finds one finds its own: nobody else can add or drop one, so nothing need be locked */
+    if (references > 1 &&
+        atomic_fetch_sub_explicit(&buffer->references, 1, memory_order_acq_rel) > 1)
+        return;
+    free(buffer);
 }

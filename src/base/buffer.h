@@ -1,15 +1,18 @@
 /*
  * Reference counted memory that is written once and then only read: bodies, chunks read from disk.
  *
- * Counts are not atomic: a buffer belongs to one worker (or is handed whole to a helper and back).
+ * The count is atomic, since a body may be referred to by several workers at once. While there is
+ * only one reference, its holder alone may write.
  */
 #ifndef SLUICE_BASE_BUFFER_H
 #define SLUICE_BASE_BUFFER_H
 
 #include "base/bytes.h"
 
+#include <stdatomic.h>
+
 struct buffer {
-    uint32_t references;
+    _Atomic uint32_t references;
     uint32_t size; /* bytes of data in use */
     uint32_t capacity;
     uint8_t data[];
@@ -20,11 +23,11 @@ struct buffer *buffer_new(size_t capacity) MUST_CHECK;
 
 static inline struct buffer *buffer_ref(struct buffer *buffer)
 {
-    buffer->references++;
+    atomic_fetch_add_explicit(&buffer->references, 1, memory_order_relaxed);
     return buffer;
 }
 
-/* NULL is allowed. */
+/* The last one frees it. NULL is allowed. */
 void buffer_unref(struct buffer *buffer);
 
 #endif

@@ -16,6 +16,7 @@ struct loop_functions {
     uint64_t (*precise_ns)(struct loop *loop);
     void (*random_bytes)(struct loop *loop, void *memory, size_t size);
     uint64_t (*timer_order)(struct loop *loop);
+    unsigned (*choose)(struct loop *loop, unsigned count); /* which is first: 0, or by seed */
     void (*wake)(struct loop *loop); /* a task or an earlier timer waits: do not sleep past it */
     void (*run)(struct loop *loop);
     void (*free)(struct loop *loop);

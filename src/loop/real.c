@@ -66,6 +66,13 @@ static uint64_t timer_order(struct loop *loop)
     return loop->timers_set++;
 }
 
+static unsigned choose(struct loop *loop, unsigned count)
+{
+    (void)loop;
+    (void)count;
+    return 0;
+}
+
 static void wake(struct loop *loop)
 {
     (void)loop; /* only this thread calls, and before_wait() looks again before each wait */
@@ -205,20 +212,11 @@ static void post_add(struct loop *loop, struct post *post)
     }
 }
 
-/* libuv's own way to be woken spins until the sender has left it; an eventfd does not. The bell is
- * silenced before the list is taken, so that none is missed. */
-static void posts_run(uv_poll_t *bell, int status, int events)
+static void posts_run(struct real *real)
 {
-    struct real *real = bell->data;
-    uint64_t rings;
-
-    (void)status;
-    (void)events;
-    (void)!read(real->bell_descriptor, &rings, sizeof rings);
     struct post *post = atomic_exchange_explicit(&real->posts, NULL, memory_order_acquire);
     struct post *oldest = NULL;
 
-    real_turn_enter(real);
     while (post) {
         struct post *next = post->next;
         post->next = oldest;
@@ -230,6 +228,20 @@ static void posts_run(uv_poll_t *bell, int status, int events)
         oldest->run(oldest);
         oldest = next;
     }
+}
+
+/* libuv's own way to be woken spins until the sender has left it; an eventfd does not. The bell is
+ * silenced before the list is taken, so that none is missed. */
+static void bell_rung(uv_poll_t *bell, int status, int events)
+{
+    struct real *real = bell->data;
+    uint64_t rings;
+
+    (void)status;
+    (void)events;
+    (void)!read(real->bell_descriptor, &rings, sizeof rings);
+    real_turn_enter(real);
+    posts_run(real);
 }
 
 /* ---- streams ---- */
@@ -416,6 +428,7 @@ static void free_real(struct loop *loop)
     struct real *real = real_of(loop);
     struct list *link;
 
+    posts_run(real); /* a bell that another thread has rung while this loop ended */
     ASSERT(loop->jobs == 0 && !atomic_load(&real->posts));
     loop_fini(loop);
     while ((link = list_take_first(&real->signals)) != NULL)
@@ -437,6 +450,7 @@ static const struct loop_functions functions = {
     .precise_ns = precise_ns,
     .random_bytes = random_bytes,
     .timer_order = timer_order,
+    .choose = choose,
     .wake = wake,
     .run = run,
     .free = free_real,
@@ -476,7 +490,7 @@ struct loop *loop_new_real(struct failure *failure)
     uv_idle_init(&real->uv, &real->idle);
     uv_timer_init(&real->uv, &real->alarm);
     real->prepare.data = real->check.data = real->bell.data = real;
-    uv_poll_start(&real->bell, UV_READABLE, posts_run);
+    uv_poll_start(&real->bell, UV_READABLE, bell_rung);
     uv_prepare_start(&real->prepare, before_wait);
     uv_check_start(&real->check, after_events);
     real->loop.now_ns = real_clock_ns();

@@ -2,6 +2,8 @@
  * The loop over the operating system: epoll through libuv, sockets, a pool of helper threads. Only
  * real.c and real_listener.c include uv.h.
  *
+ * loop_free() runs what was posted and has not run yet.
+ *
  * Its helper threads are libuv's (UV_THREADPOOL_SIZE of the environment, 4 by default).
  */
 #ifndef SLUICE_LOOP_REAL_H

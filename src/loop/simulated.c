@@ -141,6 +141,11 @@ static uint64_t timer_order(struct loop *loop)
     return next_random(simulated_of(loop));
 }
 
+static unsigned choose(struct loop *loop, unsigned count)
+{
+    return count > 1 ? (unsigned)(next_random(simulated_of(loop)) % count) : 0;
+}
+
 /* ---- time and turns ---- */
 
 static uint64_t precise_ns(struct loop *loop)
@@ -597,6 +602,7 @@ static const struct loop_functions functions = {
     .precise_ns = precise_ns,
     .random_bytes = random_bytes,
     .timer_order = timer_order,
+    .choose = choose,
     .wake = wake,
     .run = run,
     .free = free_simulated,
