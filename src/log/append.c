@@ -14,7 +14,7 @@ static int check_room(struct log *log, uint64_t bytes)
 
     if (free_bytes == UINT64_MAX)
         return 0;
-    uint64_t needed = log_unsynced(log) + bytes + log->live * SETTLE_RESERVE +
+    uint64_t needed = log_unsynced(log) + bytes + log->live * SETTLE_RESERVE + log->promised +
                       2 * log->segment_bytes + log->options.disk_reserve_bytes;
     if (free_bytes >= needed)
         return 0;
@@ -274,6 +274,46 @@ void log_drop_state(struct log *log, uint64_t queue)
     }
     append_marked(log, RECORD_STATE_DROPPED, number_head(queue, head), slice_of(NULL, 0));
     states_add(log, queue, 0, 0);
+}
+
+size_t log_change_bytes(size_t size)
+{
+    return block_bytes_of(VARINT_SIZE_MAX + size);
+}
+
+static void append_change(struct log *log, uint64_t queue, struct slice bytes)
+{
+    uint8_t head[VARINT_SIZE_MAX];
+
+    ASSERT(queue > 0 && bytes.size <= LOG_CHANGE_MAX);
+    append_flush_settled(log);
+    make_space(log, log_change_bytes(bytes.size));
+    block_append(log->open, RECORD_CHANGE, number_head(queue, head), bytes, false);
+    appended(log);
+}
+
+int log_append_change(struct log *log, uint64_t queue, struct slice bytes, size_t promise)
+{
+    if (log->has_failed)
+        return E_FAILED;
+    if (!log->in_group && check_room(log, log_change_bytes(bytes.size) + promise) < 0)
+        return E_FULL;
+    append_change(log, queue, bytes);
+    log->promised += promise;
+    return 0;
+}
+
+void log_append_promised(struct log *log, uint64_t queue, struct slice bytes, size_t fulfilled)
+{
+    ASSERT(fulfilled <= log->promised);
+    log->promised -= fulfilled;
+    if (!log->has_failed)
+        append_change(log, queue, bytes);
+}
+
+void log_promise(struct log *log, size_t bytes)
+{
+    log->promised += bytes;
 }
 
 int log_append_catalog(struct log *log, struct slice bytes)

@@ -84,6 +84,7 @@ static const char *const type_names[] = {
     [RECORD_SNAPSHOT_ITEM] = "snapshot item",
     [RECORD_SNAPSHOT_END] = "snapshot end",
     [RECORD_CHECKPOINT_END] = "checkpoint end",
+    [RECORD_CHANGE] = "change",
     [RECORD_INDEX_BLOCKS] = "index of blocks",
     [RECORD_INDEX_MESSAGES] = "index of messages",
     [RECORD_INDEX_MARKS] = "index of marks",
@@ -150,6 +151,10 @@ static void line_details(struct dump *d, const struct record *record)
         break;
     case RECORD_CATALOG:
         line(d, "      \"%s\"", shown(rest, text));
+        break;
+    case RECORD_CHANGE:
+        if (number_record_decode(record->payload, &number, &rest) == 0)
+            line(d, "      queue %" PRIu64 " \"%s\"", number, shown(rest, text));
         break;
     default:
         if (number_record_decode(record->payload, &number, &rest) == 0)

@@ -282,8 +282,7 @@ int chunk_decode(struct slice bytes, uint64_t epoch, uint64_t block, uint64_t nu
 
 static const uint32_t addressable = BIT(RECORD_MESSAGE) | BIT(RECORD_PART) | BIT(RECORD_STATE) |
                                     BIT(RECORD_CATALOG) | BIT(RECORD_SNAPSHOT_BEGIN) |
-                                    BIT(RECORD_SNAPSHOT_ITEM) | BIT(RECORD_SNAPSHOT_END) |
-                                    BIT(RECORD_PREPARED) | BIT(RECORD_MAIL);
+                                    BIT(RECORD_SNAPSHOT_ITEM) | BIT(RECORD_SNAPSHOT_END);
 
 bool record_is_addressable(uint8_t type)
 {
@@ -292,7 +291,8 @@ bool record_is_addressable(uint8_t type)
 
 bool record_is_known(uint8_t type)
 {
-    return type > RECORD_PADDING && type <= RECORD_CHECKPOINT_END && type != RECORD_PART;
+    return type > RECORD_PADDING && type < RECORD_TYPES && type != RECORD_PART &&
+           type != RECORD_CURSOR;
 }
 
 ssize_t record_head_decode(struct slice bytes, uint8_t *type, uint64_t *size)

@@ -203,11 +203,7 @@ enum record_type {
     RECORD_SNAPSHOT_END = 11,
     RECORD_CHECKPOINT_END = 12,
     RECORD_CURSOR = 13,
-    RECORD_PREPARED = 14,
-    RECORD_DECIDED = 15,
-    RECORD_MAIL = 16,
-    RECORD_MAIL_APPLIED = 17,
-    RECORD_MAIL_RETIRED = 18,
+    RECORD_CHANGE = 14,
     RECORD_TYPES,
 
     RECORD_INDEX_BLOCKS = 64, /* of footers only */
@@ -292,8 +288,8 @@ struct state_record {
 size_t state_record_encode_head(const struct state_record *state, uint8_t bytes[STATE_HEAD_MAX]);
 int state_record_decode(struct slice payload, struct state_record *state) MUST_CHECK;
 
-/* STATE_DROPPED: the queue; SNAPSHOT_BEGIN, ITEM and END: the snapshot, in front of an item's
- * bytes; CHECKPOINT_END: the block at which replay starts. */
+/* STATE_DROPPED: the queue; CHANGE: the queue, in front of the bytes; SNAPSHOT_BEGIN, ITEM and END:
+ * the snapshot, in front of an item's bytes; CHECKPOINT_END: the block at which replay starts. */
 int number_record_decode(struct slice payload, uint64_t *number, struct slice *rest) MUST_CHECK;
 
 /* ---- index records of a footer ---- */

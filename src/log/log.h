@@ -11,7 +11,8 @@
  *
  * What a record speaks of are *queues* by 64-bit id with a sequence each (1, 2, ...), given by the
  * layer above. The log does not know what they are; it counts, per segment, what is still live, and
- * removes segments in which nothing is.
+ * removes segments in which nothing is. An id may also be that of something else that has a state
+ * and changes: transactions, mail between shards.
  *
  * Life of a message in the log: log_append_message() -> (durable) -> log_settle() + log_release().
  * Appending reserves the room on disk of its own settlement, so settling never fails for lack of
@@ -68,9 +69,9 @@ struct log_events {
 
 /* What recovery finds, in this order: catalog (from the newest complete snapshot on, in log order),
  * then the newest state of each queue, then messages and the rest in log order, each only when no
- * state that was told covers it (settlements, returns and marks) or for a segment that still exists
- * (messages, which may be settled long since: the layer above compares with the state, and answers
- * log_release() for each one it does not keep). */
+ * state that was told covers it (settlements, returns, marks and changes) or for a segment that
+ * still exists (messages, which may be settled long since: the layer above compares with the state,
+ * and answers log_release() for each one it does not keep). */
 struct log_recovery {
     void (*catalog)(void *context, struct slice bytes);
     void (*state)(void *context, uint64_t queue, struct slice bytes, uint64_t position);
@@ -80,6 +81,7 @@ struct log_recovery {
     void (*settled)(void *context, uint64_t queue, uint64_t first, uint64_t last, unsigned why);
     void (*returned)(void *context, uint64_t queue, uint64_t first, uint64_t last, uint32_t count);
     void (*delivered)(void *context, uint64_t queue, uint64_t sequence);
+    void (*change)(void *context, uint64_t queue, struct slice bytes);
     /* Something is wrong with what was durable: named, set aside, the rest goes on. */
     void (*corrupt)(void *context, const struct failure *what);
 };
@@ -144,6 +146,28 @@ bool log_state_is_wanted(const struct log *log,
                          uint64_t queue); /* its old state holds up a segment */
 void log_drop_state(struct log *log,
                     uint64_t queue); /* the queue is deleted; also while it opens */
+
+/* A change of the state of whatever the layer above keeps under this id: at most LOG_CHANGE_MAX
+ * bytes that the log does not look into. An id with changes since its last log_append_state() is
+ * for a checkpoint what a queue is that changed: its state must be written again. A dropped state
+ * covers nothing, so what ends an id is a change, too; changes of an id that has ended may be told.
+ *
+ * A change may make others necessary that must not fail (a transaction that is prepared must be
+ * decided): `promise` bytes of the disk are kept for them, the sum of log_change_bytes() of each.
+ * E_FULL: no room for the change and its promise; E_FAILED. In a group, its bytes include both. */
+#define LOG_CHANGE_MAX (56u << 10)
+int log_append_change(struct log *log, uint64_t queue, struct slice bytes,
+                      size_t promise) MUST_CHECK;
+
+/* A change that was promised: never fails, in a FAILED log does nothing. `fulfilled` bytes of
+ * promises are over with it (those of the whole transaction, with its last). */
+void log_append_promised(struct log *log, uint64_t queue, struct slice bytes, size_t fulfilled);
+
+/* Promises outlive a restart: the layer above repeats those that it finds, before it appends. */
+void log_promise(struct log *log, size_t bytes);
+
+/* What a change of this size takes of a group's bytes or a promise. */
+size_t log_change_bytes(size_t size);
 
 /* A catalog event, or, between begin and end, an item of a snapshot: events may come in between. At
  * most LOG_CATALOG_MAX bytes each. E_FULL, E_FAILED. */

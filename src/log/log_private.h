@@ -197,6 +197,7 @@ struct log {
     } checkpoint;
     struct task reclaim_task;
     uint64_t live;
+    uint64_t promised;   /* bytes of the disk kept for changes to come */
     uint64_t reclaim_at; /* a segment may go when this block is durable; 0: none */
 
     struct list reads; /* struct read_job */

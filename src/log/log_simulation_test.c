@@ -7,7 +7,8 @@
  * The model is the list of what was appended in this life, each with its block. After a crash the
  * log says which block is its last; then exactly what was appended up to that block must be told,
  * nothing less and nothing more, and no block that was told durable may be missing. Every message
- * that is read back must have its own bytes.
+ * that is read back must have its own bytes. Machines stand for what has changes: their changes are
+ * numbered, so that each must be told once and in order unless a state covers it.
  */
 #include "log/log.h"
 
@@ -24,6 +25,9 @@
 #define EVENTS_MAX   2000
 #define OPS_MAX      8000
 #define LIVES_MAX    6
+#define MACHINES     2
+#define PROMISES_MAX 8 /* of one machine */
+#define PROMISE      (20u << 10)
 
 /* ---- the model ---- */
 
@@ -41,14 +45,19 @@ struct queue {
 
 struct model {
     struct queue queues[QUEUES];
+    struct machine {
+        uint32_t changes;  /* 1 to this */
+        uint32_t promised; /* more of them that must not fail */
+        bool is_dirty;
+    } machines[MACHINES];
     uint32_t events; /* of the catalog: 1 to this */
 };
 
-enum kind { APPENDED, SETTLED, RETURNED, DELIVERED, CATALOG };
+enum kind { APPENDED, SETTLED, RETURNED, DELIVERED, CATALOG, PREPARED, CHANGED, FULFILLED };
 
 struct operation {
     enum kind kind;
-    unsigned queue;
+    unsigned queue; /* or machine */
     uint64_t block, first, last, position;
     uint32_t id;
 };
@@ -64,6 +73,8 @@ struct view {
     uint8_t settled[QUEUES][SEQUENCE_MAX / 8 + 1];
     uint8_t events[EVENTS_MAX / 8 + 1];
     uint32_t event_last;
+    struct machine machines[MACHINES];
+    bool is_out_of_order; /* a change was told that does not follow the one before */
 };
 
 enum profile { CALM, FAILING_WRITES, FAILING_SYNCS, FAILING_READS, SMALL_DISK, FLIPPING, PROFILES };
@@ -330,8 +341,20 @@ static void read_everything(struct simulation *s)
 
 /* ---- appending ---- */
 
+static void apply_change(struct machine *machine, enum kind kind, uint32_t number)
+{
+    machine->changes = number;
+    machine->promised += kind == PREPARED;
+    machine->promised -= kind == FULFILLED;
+    machine->is_dirty = true;
+}
+
 static void apply(struct model *model, const struct operation *o)
 {
+    if (o->kind >= PREPARED) {
+        apply_change(&model->machines[o->queue], o->kind, o->id);
+        return;
+    }
     struct queue *queue = &model->queues[o->queue];
 
     switch (o->kind) {
@@ -349,7 +372,7 @@ static void apply(struct model *model, const struct operation *o)
     case DELIVERED:
         queue->delivered = o->first;
         break;
-    case CATALOG:
+    default:
         model->events = o->id;
         return;
     }
@@ -450,6 +473,62 @@ static void append_event(struct simulation *s)
         did(s, (struct operation){.kind = CATALOG, .id = s->now.events + 1});
 }
 
+static size_t change_size(uint32_t number, enum kind kind)
+{
+    size_t max = kind == FULFILLED ? PROMISE : LOG_CHANGE_MAX + 1;
+
+    return 9 + (number % 7 ? number % 50 : mix(number) % (max - 9));
+}
+
+static bool is_change(struct slice bytes, uint32_t number)
+{
+    enum kind kind = (enum kind)bytes.data[4];
+
+    if (bytes.size != change_size(number, kind))
+        return false;
+    for (size_t i = 5; i < bytes.size; i++)
+        if (bytes.data[i] != (uint8_t)(number + i))
+            return false;
+    return true;
+}
+
+/* One that makes another necessary, one for itself, or that other one. */
+static void append_change(struct simulation *s, enum kind kind, bool in_group)
+{
+    unsigned m = (unsigned)any(s, MACHINES);
+    struct machine *machine = &s->now.machines[m];
+    uint32_t number = machine->changes + 1;
+    size_t promise = log_change_bytes(PROMISE);
+    int result = 0;
+
+    if (log_is_failed(s->log) || (kind == PREPARED && machine->promised == PROMISES_MAX) ||
+        (kind == FULFILLED && machine->promised == 0) || s->ops_count + 2 * QUEUES > OPS_MAX)
+        return;
+    size_t size = change_size(number, kind);
+    uint8_t *bytes = memory_new(size);
+    store_le32(bytes, number);
+    bytes[4] = (uint8_t)kind;
+    for (size_t i = 5; i < size; i++)
+        bytes[i] = (uint8_t)(number + i);
+    struct slice change = slice_of(bytes, size);
+    if (kind == FULFILLED)
+        log_append_promised(s->log, QUEUES + 1 + m, change, promise);
+    else
+        result = log_append_change(s->log, QUEUES + 1 + m, change, kind == PREPARED ? promise : 0);
+    free(bytes);
+    if (result == 0) {
+        did(s, (struct operation){.kind = kind, .queue = m, .id = number});
+        return;
+    }
+    CHECK(s, !in_group);
+    check_append_error(s, result);
+}
+
+static void append_some_change(struct simulation *s, bool in_group)
+{
+    append_change(s, (enum kind)(PREPARED + any(s, 3)), in_group);
+}
+
 /* Moves: settle here, append there, together or not at all. */
 static void append_group(struct simulation *s)
 {
@@ -462,10 +541,16 @@ static void append_group(struct simulation *s)
         return;
     }
     for (size_t i = 0; i < count; i++) {
-        if (any(s, 2))
+        switch (any(s, 5)) {
+        case 0 ... 1:
             settle_some(s, 1);
-        else
+            break;
+        case 2:
+            append_some_change(s, true);
+            break;
+        default:
             append_message(s, true);
+        }
     }
     log_group_end(s->log);
     for (size_t i = at + 1; i < s->ops_count; i++)
@@ -514,6 +599,17 @@ static void write_state(struct simulation *s, unsigned q)
     queue->is_dirty = false;
 }
 
+static void write_machine(struct simulation *s, unsigned m)
+{
+    struct machine *machine = &s->now.machines[m];
+    uint8_t bytes[8];
+
+    store_le32(bytes, machine->changes);
+    store_le32(bytes + 4, machine->promised);
+    log_append_state(s->log, QUEUES + 1 + m, slice_of(bytes, sizeof bytes), false);
+    machine->is_dirty = false;
+}
+
 static void checkpoint_step(struct simulation *s)
 {
     uint8_t bytes[4];
@@ -524,6 +620,12 @@ static void checkpoint_step(struct simulation *s)
         unsigned q = s->checkpoint_queue++;
         if (s->now.queues[q].is_dirty || log_state_is_wanted(s->log, q + 1))
             write_state(s, q);
+        return;
+    }
+    if (s->checkpoint_queue < QUEUES + MACHINES) {
+        unsigned m = s->checkpoint_queue++ - QUEUES;
+        if (s->now.machines[m].is_dirty || log_state_is_wanted(s->log, QUEUES + 1 + m))
+            write_machine(s, m);
         return;
     }
     if (s->checkpoint_catalog && !s->snapshot_is_open) {
@@ -601,7 +703,15 @@ static void on_state(void *context, uint64_t queue, struct slice bytes, uint64_t
     struct view *view = &s->view;
     unsigned q = (unsigned)queue - 1;
 
-    CHECK(s, q < QUEUES && !view->has_state[q] && bytes.size > 24 && position > 0);
+    if (q >= QUEUES) {
+        CHECK(s, q < QUEUES + MACHINES && bytes.size == 8 && position > 0);
+        struct machine *machine = &view->machines[q - QUEUES];
+        CHECK(s, machine->changes == 0);
+        machine->changes = load_le32(bytes.data);
+        machine->promised = load_le32(bytes.data + 4);
+        return;
+    }
+    CHECK(s, !view->has_state[q] && bytes.size > 24 && position > 0);
     view->has_state[q] = true;
     view->next[q] = load_le64(bytes.data);
     view->returned[q] = load_le64(bytes.data + 8);
@@ -649,6 +759,18 @@ static void on_delivered(void *context, uint64_t queue, uint64_t sequence)
     s->view.delivered[queue - 1] = sequence;
 }
 
+static void on_change(void *context, uint64_t queue, struct slice bytes)
+{
+    struct simulation *s = context;
+
+    CHECK(s, queue > QUEUES && queue <= QUEUES + MACHINES && bytes.size > 5);
+    struct machine *machine = &s->view.machines[queue - QUEUES - 1];
+    uint32_t number = load_le32(bytes.data);
+    CHECK(s, is_change(bytes, number));
+    s->view.is_out_of_order |= number != machine->changes + 1;
+    apply_change(machine, (enum kind)bytes.data[4], number);
+}
+
 static void on_corrupt(void *context, const struct failure *what)
 {
     struct simulation *s = context;
@@ -666,7 +788,7 @@ static void on_line(void *context, enum log_level level, const char *category, c
 
 static const struct log_events events = {on_durable, on_failed, on_room, on_checkpoint};
 static const struct log_recovery recovery = {on_catalog,  on_state,     on_message, on_settled,
-                                             on_returned, on_delivered, on_corrupt};
+                                             on_returned, on_delivered, on_change,  on_corrupt};
 
 static void on_opened(void *context, int result, const struct log_opened *summary,
                       const struct failure *failure)
@@ -711,6 +833,19 @@ static bool queue_matches(const struct simulation *s, unsigned q)
     return view->returned[q] == queue->returned && view->delivered[q] == queue->delivered;
 }
 
+static bool machines_match(const struct simulation *s)
+{
+    for (unsigned m = 0; m < MACHINES; m++) {
+        const struct machine *machine = &s->base.machines[m], *told = &s->view.machines[m];
+        if (told->changes != machine->changes || told->promised != machine->promised) {
+            say(s, "machine %u: %u changes and %u promises, expected %u and %u", m, told->changes,
+                told->promised, machine->changes, machine->promised);
+            return false;
+        }
+    }
+    return !s->view.is_out_of_order;
+}
+
 static bool catalog_matches(const struct simulation *s)
 {
     for (uint32_t i = 1; i < EVENTS_MAX; i++)
@@ -735,10 +870,16 @@ static bool recovered_matches(struct simulation *s)
     for (size_t i = 0; i < s->ops_count && s->ops[i].block <= last; i++)
         apply(&s->base, &s->ops[i]);
     s->ops_count = 0;
-    matches = catalog_matches(s);
+    matches = catalog_matches(s) && machines_match(s);
     for (unsigned q = 0; q < QUEUES && matches; q++)
         matches = queue_matches(s, q);
     return matches;
+}
+
+static void promise_again(struct simulation *s)
+{
+    for (unsigned m = 0; m < MACHINES; m++)
+        log_promise(s->log, s->now.machines[m].promised * log_change_bytes(PROMISE));
 }
 
 static void release_the_dead(struct simulation *s)
@@ -848,7 +989,10 @@ static void act(struct simulation *s)
         append_group(s);
         break;
     case 10:
-        append_other(s);
+        if (any(s, 2))
+            append_other(s);
+        else
+            append_some_change(s, false);
         break;
     case 11:
         append_event(s);
@@ -881,12 +1025,23 @@ static void settle_everything(struct simulation *s)
                 settle(s, q, i, i);
 }
 
+static bool has_promises(const struct simulation *s)
+{
+    unsigned promised = 0;
+
+    for (unsigned m = 0; m < MACHINES; m++)
+        promised += s->now.machines[m].promised;
+    return promised > 0;
+}
+
 /* With nothing live, two checkpoints leave next to nothing. */
 static void check_reclaim(struct simulation *s)
 {
     struct log_statistics statistics;
 
     settle_everything(s);
+    while (has_promises(s) && !log_is_failed(s->log))
+        append_change(s, FULFILLED, false);
     for (unsigned i = 0; i < 3; i++) {
         log_checkpoint(s->log);
         s->checkpoint_catalog = true;
@@ -926,6 +1081,7 @@ static bool live(struct simulation *s)
     CHECK(s, !was_clean || s->summary.clean || s->profile != CALM);
     s->now = s->base;
     s->durable = log_block_durable(s->log);
+    promise_again(s);
     release_the_dead(s);
     log_check(s->log);
     read_everything(s);

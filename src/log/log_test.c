@@ -43,6 +43,7 @@ struct fixture {
     uint64_t settled_first, settled_last, settled_why;
     char catalog[4096]; /* the records behind each other, a space between */
     char states[4096];
+    char changes[4096];
     uint8_t *state;
     size_t state_size;
     uint64_t unknown_queue; /* whose state is dropped as soon as it is told */
@@ -135,6 +136,15 @@ static void on_delivered(void *context, uint64_t queue, uint64_t sequence)
     ((struct fixture *)context)->delivered_count++;
 }
 
+static void on_change(void *context, uint64_t queue, struct slice bytes)
+{
+    struct fixture *f = context;
+    char text[64];
+    snprintf(text, sizeof text, "%llu:%.*s", (unsigned long long)queue,
+             bytes.size < 32 ? (int)bytes.size : 32, (const char *)bytes.data);
+    append_text(f->changes, sizeof f->changes, slice_text(text));
+}
+
 static void on_corrupt(void *context, const struct failure *what)
 {
     assert_true(strlen(what->text) > 0);
@@ -143,7 +153,7 @@ static void on_corrupt(void *context, const struct failure *what)
 
 static const struct log_events events = {on_durable, on_failed, on_room, on_checkpoint};
 static const struct log_recovery recovery = {on_catalog,  on_state,     on_message, on_settled,
-                                             on_returned, on_delivered, on_corrupt};
+                                             on_returned, on_delivered, on_change,  on_corrupt};
 
 static void on_opened(void *context, int result, const struct log_opened *summary,
                       const struct failure *failure)
@@ -169,7 +179,7 @@ static void open_log(struct fixture *f)
     f->durable = 0;
     f->messages_count = f->settled_count = f->returned_count = f->delivered_count = 0;
     f->corrupt_count = 0;
-    f->catalog[0] = f->states[0] = 0;
+    f->catalog[0] = f->states[0] = f->changes[0] = 0;
     f->failed = f->closed = f->checkpoint_due = false;
     f->log = log_open(&f->options, &events, &recovery, f, on_opened);
     while (f->opened == 1)
@@ -429,6 +439,50 @@ static void settlements_are_replayed(void **state)
     close_log(f);
 }
 
+static void expect_changes(struct fixture *f, const char *states, const char *changes)
+{
+    crash_log(f);
+    open_log(f);
+    assert_int_equal(f->opened, 0);
+    assert_string_equal(f->states, states);
+    assert_string_equal(f->changes, changes);
+    assert_int_equal(f->corrupt_count, 0);
+}
+
+static void changes_are_replayed(void **state)
+{
+    struct fixture *f = *state;
+    uint8_t *large = memory_new(LOG_CHANGE_MAX);
+
+    memset(large, 'x', LOG_CHANGE_MAX);
+    memcpy(large, "large", 5);
+    assert_int_equal(log_append_change(f->log, 9, slice_text("a"), 0), 0);
+    assert_int_equal(log_append_change(f->log, 1ull << 63, slice_text("b"), 100), 0);
+    assert_int_equal(log_append_change(f->log, 9, slice_of(NULL, 0), 0), 0);
+    log_append_promised(f->log, 9, slice_text("c"), 100);
+    wait_durable(f);
+    assert_int_equal(log_append_change(f->log, 9, slice_text("lost"), 0), 0);
+    expect_changes(f, "", "9:a 9223372036854775808:b 9: 9:c ");
+
+    log_append_state(f->log, 9, slice_text("nine"), false); /* covers what was before it */
+    assert_int_equal(log_append_change(f->log, 9, slice_of(large, LOG_CHANGE_MAX), 0), 0);
+    assert_int_equal(log_append_change(f->log, 9, slice_text("d"), 0), 0);
+    wait_durable(f);
+    expect_changes(f, "9:nine ", "9223372036854775808:b 9:largexxxxxxxxxxxxxxxxxxxxxxxxxxx 9:d ");
+
+    f->auto_checkpoint = true; /* from then on replay begins behind all of them */
+    log_append_state(f->log, 1ull << 63, slice_text("other"), false);
+    log_append_state(f->log, 9, slice_text("all"), false);
+    log_checkpoint(f->log);
+    wait_durable(f);
+    simulated_run_for(f->loop, 100 * NANOSECONDS_PER_MS);
+    assert_int_equal(log_append_change(f->log, 9, slice_text("e"), 0), 0);
+    wait_durable(f);
+    expect_changes(f, "9223372036854775808:other 9:all ", "9:e ");
+    free(large);
+    close_log(f);
+}
+
 static void catalog_and_states(void **state)
 {
     struct fixture *f = *state;
@@ -609,6 +663,8 @@ static void a_group_is_one_block(void **state)
             assert_int_equal(log_block_last(f->log), block);
         }
         log_settle(f->log, 1, 1, 1, 1);
+        assert_int_equal(log_append_change(f->log, 3, slice_text("moved"), 20), 0);
+        log_append_promised(f->log, 3, slice_text("and"), 20);
         assert_int_equal(log_block_last(f->log), block);
         log_group_end(f->log);
     }
@@ -616,6 +672,8 @@ static void a_group_is_one_block(void **state)
     crash_log(f);
     open_log(f);
     assert_int_equal(f->messages_count, 205);
+    assert_string_equal(f->changes, "3:moved 3:and 3:moved 3:and 3:moved 3:and 3:moved 3:and "
+                                    "3:moved 3:and ");
     close_log(f);
 }
 
@@ -663,6 +721,8 @@ static void a_second_failure_is_final(void **state)
     assert_int_equal(log_append_message(f->log, message, &target, 1, &position), E_FAILED);
     message_unref(message);
     assert_int_equal(log_append_catalog(f->log, slice_text("x")), E_FAILED);
+    assert_int_equal(log_append_change(f->log, 1, slice_text("x"), 0), E_FAILED);
+    log_append_promised(f->log, 1, slice_text("x"), 0);
     assert_int_equal(log_group_begin(f->log, 10), E_FAILED);
     log_settle(f->log, 1, 1, 1, 1);
     expect_message(f, first, 1, 100); /* reads go on */
@@ -707,6 +767,42 @@ static void a_full_disk_refuses_messages_first(void **state)
     log_checkpoint(f->log);
     simulated_run_for(f->loop, 1000 * NANOSECONDS_PER_MS);
     append(f, 1, target.sequence, 5000); /* there is room again */
+    close_log(f);
+}
+
+static void fill_with_changes(struct fixture *f, struct slice change)
+{
+    int result;
+
+    while ((result = log_append_change(f->log, 3, change, 0)) == 0)
+        wait_durable(f);
+    assert_int_equal(result, E_FULL);
+}
+
+/* What a transaction needs for its end is there, however full the disk is, also after a restart. */
+static void a_full_disk_keeps_promises(void **state)
+{
+    struct fixture *f = *state;
+    uint8_t *bytes = memory_new(LOG_CHANGE_MAX);
+    struct slice change = slice_of(bytes, LOG_CHANGE_MAX);
+    size_t promise = log_change_bytes(LOG_CHANGE_MAX);
+    const unsigned transactions = 30;
+
+    simulated_disk_faults(f->disk)->capacity = 4000000;
+    for (unsigned i = 0; i < transactions; i++)
+        assert_int_equal(log_append_change(f->log, 2, slice_text("prepared"), promise), 0);
+    assert_int_equal(log_append_change(f->log, 3, slice_text("greedy"), 4000000), E_FULL);
+    fill_with_changes(f, change);
+    crash_log(f);
+    open_log(f);
+    log_promise(f->log, transactions * promise);
+    fill_with_changes(f, change);
+    for (unsigned i = 0; i < transactions; i++) {
+        log_append_promised(f->log, 2, change, promise);
+        wait_durable(f);
+    }
+    assert_false(f->failed);
+    free(bytes);
     close_log(f);
 }
 
@@ -805,6 +901,8 @@ static void a_dump_shows_everything(void **state)
                                            "queue 7 sequence 9 lane 3, body of 300000, attached",
                                            "queue 7 9 to 9, why 4",
                                            "\"event\"",
+                                           "change: 13 bytes",
+                                           "queue 300 \"transaction\"",
                                            "index of messages",
                                            "footer at"};
     struct failure failure;
@@ -815,6 +913,7 @@ static void a_dump_shows_everything(void **state)
     append(f, 7, 9, 300000);
     log_settle(f->log, 7, 9, 9, 4);
     assert_int_equal(log_append_catalog(f->log, slice_text("event")), 0);
+    assert_int_equal(log_append_change(f->log, 300, slice_text("transaction"), 0), 0);
     close_log(f);
     f->loop = loop_new_simulated(1);
     assert_int_equal(store_simulated_open(f->loop, f->disk, &f->store, &failure), 0);
@@ -842,6 +941,7 @@ int main(void)
         TEST(large_bodies),
         TEST(lazy_records_go_out_by_themselves),
         TEST(settlements_are_replayed),
+        TEST(changes_are_replayed),
         TEST(catalog_and_states),
         TEST(dead_segments_go),
         TEST(a_gap_of_dead_segments_is_none),
@@ -849,6 +949,7 @@ int main(void)
         TEST(a_failed_write_moves_on),
         TEST(a_second_failure_is_final),
         TEST(a_full_disk_refuses_messages_first),
+        TEST(a_full_disk_keeps_promises),
         TEST(memory_has_a_limit),
         TEST(bad_metadata_is_refused),
         TEST(a_dump_shows_everything),

@@ -174,14 +174,19 @@ static void tell_block(void *context, const struct block_header *header, uint64_
         r->collected = block_new(&r->log->pool, header->epoch, header->block, 0);
 }
 
+static void report_record(struct recovery *r, const char *what)
+{
+    recovery_report(r, "%s: a %s in block %llu", segment_now(r)->name, what,
+                    (unsigned long long)r->block);
+}
+
 static void tell_message_record(struct recovery *r, const struct record *record, uint64_t position)
 {
     struct message_record message;
     struct target target;
 
     if (message_record_decode(record->payload, &message) < 0) {
-        recovery_report(r, "%s: a message in block %llu", segment_now(r)->name,
-                        (unsigned long long)r->block);
+        report_record(r, "message");
         return;
     }
     struct reader targets = reader_of(message.targets);
@@ -195,30 +200,60 @@ static void tell_message_record(struct recovery *r, const struct record *record,
     }
 }
 
-static void tell_change(struct recovery *r, const struct record *record, uint64_t order)
+static void tell_range(struct recovery *r, const struct record *record, uint64_t order)
 {
     struct range_record range;
-    struct delivered_record delivered;
     void *context = r->log->context;
 
-    r->summary.records_replayed++;
-    if (record->type == RECORD_DELIVERED) {
-        if (delivered_record_decode(record->payload, &delivered) == 0 && r->functions.delivered &&
-            !is_covered(r, delivered.queue, order))
-            r->functions.delivered(context, delivered.queue, delivered.sequence);
+    if (range_record_decode(record->payload, &range) < 0)
+        report_record(r, "settlement");
+    else if (is_covered(r, range.queue, order))
         return;
-    }
-    if (range_record_decode(record->payload, &range) < 0) {
-        recovery_report(r, "%s: a settlement in block %llu", segment_now(r)->name,
-                        (unsigned long long)r->block);
-        return;
-    }
-    if (is_covered(r, range.queue, order))
-        return;
-    if (record->type == RECORD_SETTLED && r->functions.settled)
+    else if (record->type == RECORD_SETTLED && r->functions.settled)
         r->functions.settled(context, range.queue, range.first, range.last, range.detail);
-    if (record->type == RECORD_RETURNED && r->functions.returned)
+    else if (record->type == RECORD_RETURNED && r->functions.returned)
         r->functions.returned(context, range.queue, range.first, range.last, range.detail);
+}
+
+static void tell_delivered(struct recovery *r, const struct record *record, uint64_t order)
+{
+    struct delivered_record delivered;
+
+    if (delivered_record_decode(record->payload, &delivered) < 0)
+        report_record(r, "mark of deliveries");
+    else if (r->functions.delivered && !is_covered(r, delivered.queue, order))
+        r->functions.delivered(r->log->context, delivered.queue, delivered.sequence);
+}
+
+static void tell_change(struct recovery *r, const struct record *record, uint64_t order)
+{
+    struct slice bytes;
+    uint64_t queue;
+
+    if (number_record_decode(record->payload, &queue, &bytes) < 0 || queue == 0)
+        report_record(r, "change");
+    else if (r->functions.change && !is_covered(r, queue, order))
+        r->functions.change(r->log->context, queue, bytes);
+}
+
+/* One that counts only from the replay block on. False: it is not of those. */
+static bool tell_replayed(struct recovery *r, const struct record *record, uint64_t order)
+{
+    static void (*const tellers[RECORD_TYPES])(struct recovery *, const struct record *,
+                                               uint64_t) = {
+        [RECORD_SETTLED] = tell_range,
+        [RECORD_RETURNED] = tell_range,
+        [RECORD_DELIVERED] = tell_delivered,
+        [RECORD_CHANGE] = tell_change,
+    };
+
+    if (record->type >= RECORD_TYPES || !tellers[record->type])
+        return false;
+    if (r->block >= r->log->metadata.replay_block) {
+        r->summary.records_replayed++;
+        tellers[record->type](r, record, order);
+    }
+    return true;
 }
 
 static void tell_record(void *context, const struct record *record, uint64_t order)
@@ -232,11 +267,7 @@ static void tell_record(void *context, const struct record *record, uint64_t ord
         block_add_mark(r->collected, &mark);
     if (record->type == RECORD_MESSAGE)
         tell_message_record(r, record, order);
-    else if (r->block >= r->log->metadata.replay_block &&
-             (record->type == RECORD_SETTLED || record->type == RECORD_RETURNED ||
-              record->type == RECORD_DELIVERED))
-        tell_change(r, record, order);
-    else if (!record_is_known(record->type)) {
+    else if (!tell_replayed(r, record, order) && !record_is_known(record->type)) {
         segment_now(r)->info.flags |= SEGMENT_QUARANTINED;
         recovery_report(r, "%s: a record of type %u in block %llu is not known to this version",
                         segment_now(r)->name, record->type, (unsigned long long)r->block);
