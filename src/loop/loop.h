@@ -169,6 +169,7 @@ struct listener;
 struct listen_options {
     const char *host; /* NULL: every address, IPv6 and IPv4 */
     uint16_t port;    /* 0: one that is free, see listener_port() */
+    bool share_port;  /* with other listeners that say so: a connection goes to one of them */
     int backlog;
     bool no_delay, keepalive;
     int send_buffer, receive_buffer; /* bytes; 0 leaves the system's */

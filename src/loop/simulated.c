@@ -1,6 +1,10 @@
 /*
- * Everything that happens later is a timer of the shared heap, with a random `order`, so ties fall
- * as the seed wants: readiness of a pipe's end, a job's run, waiting posts, a listener's accept.
+ * Everything that happens later is a timer of a loop's heap, with a random `order`, so ties fall as
+ * the seed wants: readiness of a pipe's end, a job's run, waiting posts, a listener's accept.
+ *
+ * The loops that stand beside each other are a *world*: one time, one source of randomness, one
+ * network. Turns are taken one after the other; the next is that of the loop whose turn is due
+ * first, and of several by seed.
  */
 #include "loop/simulated.h"
 
@@ -17,19 +21,30 @@
 #define ACCEPT_PAUSE  (100 * NANOSECONDS_PER_MS)
 #define REPORT_PAUSE  (1000 * NANOSECONDS_PER_MS)
 
-struct simulated {
-    struct loop loop;
-    struct simulated_options options;
+#define TURN_MAX_NS 20000 /* in company, unless told otherwise */
+
+struct world {
+    struct list loops; /* by simulated.link; freed with the last */
+    uint64_t now_ns;   /* of the latest turn */
     uint64_t random[2];
-    uint64_t ahead_ns; /* how far loop_precise_ns() has jumped in this turn */
     int64_t wall_offset_ms;
     struct list listeners;
     struct list pairs;      /* with an end that is open */
     struct list pairs_dead; /* closed at both ends; freed between turns */
+    uint16_t port_next;
+    bool stopping;
+};
+
+struct simulated {
+    struct loop loop;
+    struct world *world;
+    struct list link;
+    struct simulated_options options;
+    uint64_t ahead_ns; /* how far loop_precise_ns() has jumped in this turn */
+    uint64_t free_ns;  /* no turn before: it still takes the last one, or is paused */
     struct list jobs;
     struct post *posts, **posts_end;
     struct timer posts_timer;
-    uint16_t port_next;
 };
 
 struct pair;
@@ -48,7 +63,7 @@ struct end {
 };
 
 struct pair {
-    struct list link;         /* in simulated.pairs or pairs_dead */
+    struct list link;         /* in world.pairs or pairs_dead */
     struct list link_waiting; /* in listener_simulated.waiting until accepted */
     bool is_reset;
     size_t size;
@@ -59,6 +74,7 @@ struct listener_simulated {
     struct listener listener;
     struct list link;
     struct list waiting;
+    bool shares_port;
     struct timer accept;
     uint64_t reported_ns;
 };
@@ -86,15 +102,15 @@ static uint64_t rotate(uint64_t value, int by)
     return value << by | value >> (64 - by);
 }
 
-static uint64_t next_random(struct simulated *s)
+static uint64_t next_random(struct world *world)
 {
-    uint64_t a = s->random[0];
-    uint64_t b = s->random[1];
+    uint64_t a = world->random[0];
+    uint64_t b = world->random[1];
     uint64_t result = a + b;
 
     b ^= a;
-    s->random[0] = rotate(a, 24) ^ b ^ b << 16;
-    s->random[1] = rotate(b, 37);
+    world->random[0] = rotate(a, 24) ^ b ^ b << 16;
+    world->random[1] = rotate(b, 37);
     return result;
 }
 
@@ -110,17 +126,17 @@ static uint64_t scramble(uint64_t *state)
 /* From 1 to most. */
 static uint64_t random_up_to(struct simulated *s, uint64_t most)
 {
-    return most > 1 ? 1 + next_random(s) % most : 1;
+    return most > 1 ? 1 + next_random(s->world) % most : 1;
 }
 
 static bool happens(struct simulated *s, uint32_t ppm)
 {
-    return ppm > 0 && next_random(s) % 1000000 < ppm;
+    return ppm > 0 && next_random(s->world) % 1000000 < ppm;
 }
 
 static void set_later(struct simulated *s, struct timer *timer, uint64_t delay_max_ns)
 {
-    timer_set(timer, s->loop.now_ns + random_up_to(s, delay_max_ns));
+    timer_set(timer, s->world->now_ns + random_up_to(s, delay_max_ns));
 }
 
 static void random_bytes(struct loop *loop, void *memory, size_t size)
@@ -128,7 +144,7 @@ static void random_bytes(struct loop *loop, void *memory, size_t size)
     uint8_t *at = memory;
 
     while (size > 0) {
-        uint64_t value = next_random(simulated_of(loop));
+        uint64_t value = next_random(simulated_of(loop)->world);
         size_t part = size < sizeof value ? size : sizeof value;
         memcpy(at, &value, part);
         at += part;
@@ -138,12 +154,12 @@ static void random_bytes(struct loop *loop, void *memory, size_t size)
 
 static uint64_t timer_order(struct loop *loop)
 {
-    return next_random(simulated_of(loop));
+    return next_random(simulated_of(loop)->world);
 }
 
 static unsigned choose(struct loop *loop, unsigned count)
 {
-    return count > 1 ? (unsigned)(next_random(simulated_of(loop)) % count) : 0;
+    return count > 1 ? (unsigned)(next_random(simulated_of(loop)->world) % count) : 0;
 }
 
 /* ---- time and turns ---- */
@@ -157,81 +173,146 @@ static uint64_t precise_ns(struct loop *loop)
     return loop->now_ns + s->ahead_ns;
 }
 
-static void wake(struct loop *loop)
+static uint64_t wall_ms(const struct world *world, uint64_t now_ns)
 {
-    (void)loop; /* it looks at everything before each turn */
+    int64_t ms = (int64_t)(START_WALL_MS + (now_ns - START_NS) / NANOSECONDS_PER_MS);
+
+    return (uint64_t)(ms + world->wall_offset_ms);
 }
 
-static void free_dead_pairs(struct simulated *s)
+static void wake(struct loop *loop)
+{
+    if (loop->stopping)
+        simulated_of(loop)->world->stopping = true;
+}
+
+static void free_dead_pairs(struct world *world)
 {
     struct list *link;
 
-    while ((link = list_take_first(&s->pairs_dead)) != NULL)
+    while ((link = list_take_first(&world->pairs_dead)) != NULL)
         free(CONTAINER_OF(link, struct pair, link));
+}
+
+/* How long this turn keeps the loop from the next. */
+static uint64_t turn_spends_ns(struct simulated *s)
+{
+    bool is_alone = s->link.next == s->link.previous;
+    uint64_t most = s->options.turn_max_ns;
+
+    if (most == 0)
+        most = is_alone ? 1 : TURN_MAX_NS;
+    uint64_t spent = s->ahead_ns + random_up_to(s, most);
+    if (happens(s, s->options.pause_ppm))
+        spent += random_up_to(s, s->options.pause_max_ns);
+    return spent;
 }
 
 static void turn(struct simulated *s, uint64_t now_ns)
 {
-    uint64_t earliest = s->loop.now_ns + s->ahead_ns + 1;
+    struct world *world = s->world;
 
-    if (now_ns < earliest)
-        now_ns = earliest;
+    if (now_ns < world->now_ns) /* a timer set from outside of its loop's turns, in its past */
+        now_ns = world->now_ns;
+    world->now_ns = now_ns;
     s->ahead_ns = 0;
-    int64_t wall_ms = (int64_t)(START_WALL_MS + (now_ns - START_NS) / NANOSECONDS_PER_MS);
-    loop_turn_begin(&s->loop, now_ns, (uint64_t)(wall_ms + s->wall_offset_ms));
+    loop_turn_begin(&s->loop, now_ns, wall_ms(world, now_ns));
     loop_turn_end(&s->loop);
-    free_dead_pairs(s);
+    s->free_ns = now_ns + turn_spends_ns(s);
+    free_dead_pairs(world);
 }
 
-/* The time of the next turn, or UINT64_MAX when nothing is left to do. */
-static uint64_t next_turn_ns(const struct simulated *s)
+/* The time of the loop's next turn, or UINT64_MAX when it has nothing left to do. */
+static uint64_t due_ns(const struct simulated *s)
 {
-    return loop_has_tasks(&s->loop) ? s->loop.now_ns + 1 : loop_next_timer_ns(&s->loop);
+    uint64_t at_ns = loop_has_tasks(&s->loop) ? s->loop.now_ns + 1 : loop_next_timer_ns(&s->loop);
+
+    return at_ns < s->free_ns ? s->free_ns : at_ns;
+}
+
+/* Whose turn is next; NULL when nobody has anything left to do, or not until then. */
+static struct simulated *next_loop(struct world *world, uint64_t until_ns)
+{
+    struct simulated *next = NULL;
+    uint64_t next_ns = UINT64_MAX;
+    unsigned equal = 0;
+
+    LIST_EACH (&world->loops, link) {
+        struct simulated *s = CONTAINER_OF(link, struct simulated, link);
+        uint64_t at_ns = due_ns(s);
+        if (at_ns == UINT64_MAX || at_ns > until_ns || at_ns > next_ns)
+            continue;
+        equal = at_ns < next_ns ? 1 : equal + 1;
+        if (equal == 1 || next_random(world) % equal == 0)
+            next = s;
+        next_ns = at_ns;
+    }
+    return next;
+}
+
+/* False when loop_stop() was called. */
+static bool run_world(struct world *world, uint64_t turns, uint64_t until_ns)
+{
+    struct simulated *next;
+
+    world->stopping = false;
+    LIST_EACH (&world->loops, link)
+        CONTAINER_OF(link, struct simulated, link)->loop.stopping = false;
+    while (!world->stopping && turns-- > 0 && (next = next_loop(world, until_ns)) != NULL)
+        turn(next, due_ns(next));
+    return !world->stopping;
 }
 
 static void run(struct loop *loop)
 {
-    struct simulated *s = simulated_of(loop);
-
-    while (!loop->stopping && next_turn_ns(s) != UINT64_MAX)
-        turn(s, next_turn_ns(s));
+    run_world(simulated_of(loop)->world, UINT64_MAX, UINT64_MAX);
 }
 
 bool simulated_run_turns(struct loop *loop, uint64_t turns)
 {
-    struct simulated *s = simulated_of(loop);
-
-    loop->stopping = false;
-    while (!loop->stopping && turns-- > 0 && next_turn_ns(s) != UINT64_MAX)
-        turn(s, next_turn_ns(s));
-    return !loop->stopping;
+    return run_world(simulated_of(loop)->world, turns, UINT64_MAX);
 }
 
 bool simulated_run_until(struct loop *loop, uint64_t at_ns)
 {
-    struct simulated *s = simulated_of(loop);
+    struct world *world = simulated_of(loop)->world;
 
-    loop->stopping = false;
-    while (!loop->stopping && next_turn_ns(s) <= at_ns)
-        turn(s, next_turn_ns(s));
-    if (!loop->stopping && loop->now_ns < at_ns)
-        turn(s, at_ns);
-    return !loop->stopping;
+    if (!run_world(world, UINT64_MAX, at_ns))
+        return false;
+    LIST_EACH (&world->loops, link) {
+        struct simulated *s = CONTAINER_OF(link, struct simulated, link);
+        if (s->loop.now_ns < at_ns && s->free_ns <= at_ns && !world->stopping)
+            turn(s, at_ns);
+    }
+    if (world->now_ns < at_ns)
+        world->now_ns = at_ns;
+    return !world->stopping;
 }
 
 bool simulated_run_for(struct loop *loop, uint64_t for_ns)
 {
-    return simulated_run_until(loop, loop->now_ns + for_ns);
+    return simulated_run_until(loop, simulated_of(loop)->world->now_ns + for_ns);
 }
 
 bool simulated_run_idle(struct loop *loop, uint64_t turns_max)
 {
-    return simulated_run_turns(loop, turns_max) && next_turn_ns(simulated_of(loop)) == UINT64_MAX;
+    struct world *world = simulated_of(loop)->world;
+
+    return run_world(world, turns_max, UINT64_MAX) && !next_loop(world, UINT64_MAX);
+}
+
+void simulated_pause(struct loop *loop, uint64_t for_ns)
+{
+    struct simulated *s = simulated_of(loop);
+    uint64_t until_ns = s->world->now_ns + for_ns;
+
+    if (s->free_ns < until_ns)
+        s->free_ns = until_ns;
 }
 
 void simulated_wall_jump(struct loop *loop, int64_t by_ms)
 {
-    simulated_of(loop)->wall_offset_ms += by_ms;
+    simulated_of(loop)->world->wall_offset_ms += by_ms;
 }
 
 /* ---- jobs and posts ---- */
@@ -436,7 +517,7 @@ static void pipe_close(struct stream *stream)
         pair_reset(end->pair);
         list_remove(&end->pair->link_waiting);
         list_remove(&end->pair->link);
-        list_append(&s->pairs_dead, &end->pair->link);
+        list_append(&s->world->pairs_dead, &end->pair->link);
         return;
     }
     if (end->inbound_size > 0) {
@@ -487,38 +568,45 @@ static void accept_next(struct timer *timer)
     }
 }
 
-static struct listener_simulated *find_listener(struct simulated *s, uint16_t port)
+/* Who listens there; of several that share the port one is chosen by seed. */
+static struct listener_simulated *find_listener(struct world *world, uint16_t port)
 {
-    LIST_EACH (&s->listeners, link) {
+    struct listener_simulated *found = NULL;
+    unsigned count = 0;
+
+    LIST_EACH (&world->listeners, link) {
         struct listener_simulated *l = CONTAINER_OF(link, struct listener_simulated, link);
-        if (l->listener.port == port)
-            return l;
+        if (l->listener.port == port && (++count == 1 || next_random(world) % count == 0))
+            found = l;
     }
-    return NULL;
+    return found;
 }
 
-static uint16_t free_port(struct simulated *s)
+static uint16_t free_port(struct world *world)
 {
     do {
-        s->port_next = s->port_next == UINT16_MAX ? FIRST_PORT : (uint16_t)(s->port_next + 1);
-    } while (find_listener(s, s->port_next));
-    return s->port_next;
+        world->port_next =
+            world->port_next == UINT16_MAX ? FIRST_PORT : (uint16_t)(world->port_next + 1);
+    } while (find_listener(world, world->port_next));
+    return world->port_next;
 }
 
 static int listen_simulated(struct loop *loop, const struct listen_options *options,
                             void (*accepted)(void *context, struct stream *stream, int error),
                             void *context, struct listener **listener, struct failure *failure)
 {
-    struct simulated *s = simulated_of(loop);
+    struct world *world = simulated_of(loop)->world;
+    struct listener_simulated *other = options->port ? find_listener(world, options->port) : NULL;
 
-    if (options->port && find_listener(s, options->port))
+    if (other && !(options->share_port && other->shares_port))
         return fail(failure, E_HELD, "port %u is taken", options->port);
     struct listener_simulated *l = memory_new(sizeof *l);
-    l->listener =
-        (struct listener){loop, accepted, context, options->port ? options->port : free_port(s)};
+    l->listener = (struct listener){loop, accepted, context,
+                                    options->port ? options->port : free_port(world)};
+    l->shares_port = options->share_port;
     list_init(&l->waiting);
     timer_init(&l->accept, loop, accept_next);
-    list_append(&s->listeners, &l->link);
+    list_append(&world->listeners, &l->link);
     *listener = &l->listener;
     return 0;
 }
@@ -555,18 +643,19 @@ int simulated_connect_from(struct loop *loop, const char *host, uint16_t port,
                            struct stream **stream)
 {
     struct simulated *s = simulated_of(loop);
-    struct listener_simulated *l = find_listener(s, port);
+    struct listener_simulated *l = find_listener(s->world, port);
 
     if (!l)
         return E_CLOSED;
+    struct simulated *theirs = simulated_of(l->listener.loop);
     struct pair *pair = memory_new(sizeof *pair);
     pair->size = s->options.pipe_size;
-    end_init(s, pair, 0, host, free_port(s));
-    end_init(s, pair, 1, "127.0.0.1", port);
-    list_append(&s->pairs, &pair->link);
+    end_init(s, pair, 0, host, free_port(s->world));
+    end_init(theirs, pair, 1, "127.0.0.1", port);
+    list_append(&s->world->pairs, &pair->link);
     list_append(&l->waiting, &pair->link_waiting);
     if (!timer_is_set(&l->accept))
-        set_later(s, &l->accept, s->options.network_delay_max_ns);
+        set_later(theirs, &l->accept, theirs->options.network_delay_max_ns);
     *stream = &pair->ends[0].stream;
     return 0;
 }
@@ -578,24 +667,54 @@ int simulated_connect(struct loop *loop, uint16_t port, struct stream **stream)
 
 /* ---- start and end ---- */
 
+static void free_listeners(struct simulated *s)
+{
+    LIST_EACH (&s->world->listeners, link) {
+        struct listener_simulated *l = CONTAINER_OF(link, struct listener_simulated, link);
+        if (l->listener.loop != &s->loop)
+            continue;
+        while (list_take_first(&l->waiting))
+            ;
+        list_remove(&l->link);
+        free(l);
+    }
+}
+
+/* To a peer in another loop this is a reset, as when a process dies. */
+static void free_ends(struct simulated *s)
+{
+    LIST_EACH (&s->world->pairs, link) {
+        struct pair *pair = CONTAINER_OF(link, struct pair, link);
+        bool is_ours = false;
+        for (int i = 0; i < 2; i++) {
+            if (pair->ends[i].stream.loop == &s->loop && !pair->ends[i].is_closed)
+                is_ours = pair->ends[i].is_closed = true;
+        }
+        if (is_ours)
+            pair_reset(pair);
+        if (!pair->ends[0].is_closed || !pair->ends[1].is_closed)
+            continue;
+        list_remove(&pair->link);
+        free(pair);
+    }
+}
+
 static void free_simulated(struct loop *loop)
 {
     struct simulated *s = simulated_of(loop);
+    struct world *world = s->world;
     struct list *link;
 
-    while ((link = list_take_first(&s->listeners)) != NULL)
-        free(CONTAINER_OF(link, struct listener_simulated, link));
+    free_listeners(s);
+    free_ends(s);
+    free_dead_pairs(world);
     while ((link = list_take_first(&s->jobs)) != NULL)
         free(CONTAINER_OF(link, struct job_simulated, link));
-    while ((link = list_take_first(&s->pairs)) != NULL) {
-        struct pair *pair = CONTAINER_OF(link, struct pair, link);
-        free(pair->ends[0].inbound);
-        free(pair->ends[1].inbound);
-        free(pair);
-    }
-    free_dead_pairs(s);
     loop_fini(loop);
+    list_remove(&s->link);
     free(s);
+    if (list_empty(&world->loops))
+        free(world);
 }
 
 static const struct loop_functions functions = {
@@ -618,31 +737,51 @@ static const struct loop_functions functions = {
     .address = address,
 };
 
-struct loop *loop_new_simulated(uint64_t seed)
+static struct loop *join(struct world *world, const struct simulated_options *options)
 {
     struct simulated *s = memory_new(sizeof *s);
 
     loop_init(&s->loop, &functions);
-    s->options = (struct simulated_options){
+    s->world = world;
+    s->options = *options;
+    list_append(&world->loops, &s->link);
+    list_init(&s->jobs);
+    s->posts_end = &s->posts;
+    timer_init(&s->posts_timer, &s->loop, posts_run);
+    s->loop.now_ns = world->now_ns;
+    s->loop.wall_ms = wall_ms(world, world->now_ns);
+    return &s->loop;
+}
+
+struct loop *loop_new_simulated(uint64_t seed)
+{
+    static const struct simulated_options options = {
         .network_delay_max_ns = 100000,
         .job_delay_max_ns = 1000000,
         .post_delay_max_ns = 50000,
         .short_ppm = 100000,
         .jump_ppm = 10000,
+        .pause_max_ns = 50 * NANOSECONDS_PER_MS,
         .pipe_size = 65536,
     };
-    s->random[0] = scramble(&seed);
-    s->random[1] = scramble(&seed);
-    list_init(&s->listeners);
-    list_init(&s->pairs);
-    list_init(&s->pairs_dead);
-    list_init(&s->jobs);
-    s->posts_end = &s->posts;
-    timer_init(&s->posts_timer, &s->loop, posts_run);
-    s->port_next = FIRST_PORT;
-    s->loop.now_ns = START_NS;
-    s->loop.wall_ms = START_WALL_MS;
-    return &s->loop;
+    struct world *world = memory_new(sizeof *world);
+
+    world->now_ns = START_NS;
+    world->random[0] = scramble(&seed);
+    world->random[1] = scramble(&seed);
+    world->port_next = FIRST_PORT;
+    list_init(&world->loops);
+    list_init(&world->listeners);
+    list_init(&world->pairs);
+    list_init(&world->pairs_dead);
+    return join(world, &options);
+}
+
+struct loop *loop_new_simulated_beside(struct loop *first)
+{
+    const struct simulated *s = simulated_of(first);
+
+    return join(s->world, &s->options);
 }
 
 struct simulated_options *simulated_options(struct loop *loop)

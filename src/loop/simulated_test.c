@@ -434,6 +434,220 @@ static void time_stands_still_and_jumps(void **state)
     loop_free(loop);
 }
 
+/* ---- loops beside each other ---- */
+
+#define WORKERS 3
+
+/* Works in each turn for a while, and posts to the next one. */
+struct busy {
+    struct loop *loop;
+    struct task task;
+    struct post post;
+    struct busy *next;
+    struct checksum_of_turns *turns;
+    unsigned index, runs, posts;
+    bool is_posted;
+};
+
+struct checksum_of_turns {
+    uint32_t sum;
+    uint64_t latest_ns;
+    unsigned changes, last;
+};
+
+static void note_turn(struct busy *busy)
+{
+    uint64_t now_ns = loop_now_ns(busy->loop);
+    uint64_t word = now_ns << 4 | busy->index;
+
+    assert_true(now_ns >= busy->turns->latest_ns); /* one time for all */
+    busy->turns->latest_ns = now_ns;
+    busy->turns->changes += busy->turns->last != busy->index;
+    busy->turns->last = busy->index;
+    busy->turns->sum = checksum_add(busy->turns->sum, slice_of(&word, sizeof word));
+}
+
+static void busy_run(struct task *task)
+{
+    struct busy *busy = CONTAINER_OF(task, struct busy, task);
+
+    note_turn(busy);
+    if (!busy->next->is_posted) {
+        busy->next->is_posted = true;
+        loop_post(busy->next->loop, &busy->next->post);
+    }
+    if (++busy->runs < 1000)
+        loop_defer(busy->loop, task, LOOP_COMMIT);
+}
+
+static void busy_posted(struct post *post)
+{
+    struct busy *busy = CONTAINER_OF(post, struct busy, post);
+
+    note_turn(busy);
+    busy->is_posted = false;
+    busy->posts++;
+}
+
+static void busy_open(struct busy *busy, struct checksum_of_turns *turns, uint64_t seed)
+{
+    for (unsigned i = 0; i < WORKERS; i++) {
+        busy[i] = (struct busy){.index = i,
+                                .turns = turns,
+                                .next = &busy[(i + 1) % WORKERS],
+                                .post = {.run = busy_posted}};
+        busy[i].loop = i == 0 ? loop_new_simulated(seed) : loop_new_simulated_beside(busy[0].loop);
+        task_init(&busy[i].task, busy_run);
+        loop_defer(busy[i].loop, &busy[i].task, LOOP_COMMIT);
+    }
+}
+
+static uint32_t run_busy(uint64_t seed, unsigned *changes)
+{
+    struct busy busy[WORKERS];
+    struct checksum_of_turns turns = {0};
+
+    busy_open(busy, &turns, seed);
+    assert_true(simulated_run_turns(busy[1].loop, 500));
+    assert_false(simulated_run_idle(busy[2].loop, 10));
+    assert_true(simulated_run_idle(busy[2].loop, 10000));
+    for (unsigned i = 0; i < WORKERS; i++) {
+        assert_int_equal(busy[i].runs, 1000);
+        assert_true(busy[i].posts > 100);
+    }
+    for (unsigned i = 0; i < WORKERS; i++)
+        loop_free(busy[(i + seed) % WORKERS].loop);
+    *changes = turns.changes;
+    return turns.sum;
+}
+
+static void turns_of_loops_fall_in_between_each_other(void **state)
+{
+    unsigned changes;
+    uint32_t sum = run_busy(1, &changes);
+
+    (void)state;
+    assert_true(changes > 1000 && changes < 2900); /* neither one after the other nor in step */
+    assert_int_equal(run_busy(1, &changes), sum);
+    assert_int_not_equal(run_busy(2, &changes), sum);
+    run_busy(3, &changes);
+}
+
+static void a_loop_may_stand_still(void **state)
+{
+    struct busy busy[WORKERS];
+    struct checksum_of_turns turns = {0};
+
+    (void)state;
+    busy_open(busy, &turns, 5);
+    uint64_t start_ns = loop_now_ns(busy[0].loop);
+    struct counting_timer counting = {.fired = 0};
+    timer_init(&counting.timer, busy[1].loop, count_fire);
+    timer_set(&counting.timer, start_ns + NANOSECONDS_PER_MS);
+    simulated_pause(busy[1].loop, 5 * NANOSECONDS_PER_MS);
+    assert_true(simulated_run_until(busy[0].loop, start_ns + 4 * NANOSECONDS_PER_MS));
+    assert_true(busy[0].runs > 100 && busy[2].runs > 100);
+    assert_int_equal(busy[1].runs + busy[1].posts + counting.fired, 0);
+    assert_int_equal(loop_now_ns(busy[1].loop), start_ns);
+    assert_true(simulated_run_for(busy[0].loop, 2 * NANOSECONDS_PER_MS));
+    assert_int_equal(counting.fired_ns, start_ns + 5 * NANOSECONDS_PER_MS);
+    assert_true(busy[1].runs > 10 && busy[1].posts > 0);
+
+    uint64_t runs = busy[1].runs;
+    simulated_options(busy[1].loop)->pause_ppm = 1000000; /* after every turn */
+    assert_true(simulated_run_for(busy[0].loop, 10 * NANOSECONDS_PER_MS));
+    assert_true(busy[1].runs - runs <= 5);
+    assert_true(busy[0].runs > 300);
+    for (unsigned i = 0; i < WORKERS; i++)
+        loop_free(busy[i].loop); /* with posts and tasks outstanding */
+}
+
+static void stop_fire(struct timer *timer)
+{
+    loop_stop(timer->loop);
+}
+
+static void one_stop_stops_all(void **state)
+{
+    struct busy busy[WORKERS];
+    struct checksum_of_turns turns = {0};
+    struct timer stopping;
+
+    (void)state;
+    busy_open(busy, &turns, 5);
+    timer_init(&stopping, busy[2].loop, stop_fire);
+    timer_set(&stopping, loop_now_ns(busy[2].loop) + NANOSECONDS_PER_MS);
+    assert_false(simulated_run_idle(busy[0].loop, 10000));
+    assert_true(busy[0].runs < 1000);
+    assert_true(simulated_run_idle(busy[0].loop, 10000));
+    for (unsigned i = 0; i < WORKERS; i++)
+        loop_free(busy[i].loop);
+}
+
+struct keeper {
+    struct stream *streams[64];
+    unsigned count;
+};
+
+static void keep_stream(void *context, struct stream *stream, int error)
+{
+    struct keeper *keeper = context;
+
+    assert_int_equal(error, 0);
+    keeper->streams[keeper->count++] = stream;
+}
+
+static void loops_share_ports_and_connections(void **state)
+{
+    struct loop *client = loop_new_simulated(11);
+    struct loop *servers[2] = {loop_new_simulated_beside(client),
+                               loop_new_simulated_beside(client)};
+    struct listen_options options = {.port = 5672};
+    struct keeper keepers[2] = {0};
+    struct listener *listeners[2];
+    struct stream *clients[64];
+    struct failure failure;
+
+    (void)state;
+    assert_int_equal(
+        loop_listen(servers[0], &options, keep_stream, &keepers[0], &listeners[0], &failure), 0);
+    options.share_port = true; /* the other does not */
+    assert_int_equal(
+        loop_listen(servers[1], &options, keep_stream, &keepers[1], &listeners[1], &failure),
+        E_HELD);
+    listener_close(listeners[0]);
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(
+            loop_listen(servers[i], &options, keep_stream, &keepers[i], &listeners[i], &failure),
+            0);
+    for (int i = 0; i < 64; i++)
+        assert_int_equal(simulated_connect(client, 5672, &clients[i]), 0);
+    assert_true(simulated_run_idle(client, 10000));
+    assert_int_equal(keepers[0].count + keepers[1].count, 64);
+    assert_true(keepers[0].count > 16 && keepers[1].count > 16);
+
+    char byte = 'x';
+    assert_int_equal(stream_write(keepers[0].streams[0], &(struct iovec){&byte, 1}, 1), 1);
+    for (int i = 0; i < 8; i++)
+        assert_int_equal(simulated_connect(client, 5672, &clients[i]), 0); /* not accepted yet */
+    loop_free(servers[0]); /* it dies; the other serves */
+    assert_int_equal(simulated_connect(client, 5672, &clients[0]), 0);
+    assert_true(simulated_run_idle(client, 10000));
+    assert_int_equal(stream_write(keepers[1].streams[0], &(struct iovec){&byte, 1}, 1), 1);
+    unsigned reset = 0;
+    for (int i = 8; i < 64; i++) {
+        ssize_t result = stream_read(clients[i], &byte, 1);
+        assert_true(result == E_CLOSED || result == E_AGAIN || result == 1);
+        reset += result == E_CLOSED;
+        stream_close(clients[i]);
+    }
+    assert_true(reset > 8);
+    loop_free(client);
+    assert_int_equal(stream_read(keepers[1].streams[0], &byte, 1), E_CLOSED);
+    assert_true(simulated_run_idle(servers[1], 1000));
+    loop_free(servers[1]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -449,6 +663,10 @@ int main(void)
         cmocka_unit_test(no_descriptors_pauses_accepting),
         cmocka_unit_test(addresses_tell_loopback),
         cmocka_unit_test(time_stands_still_and_jumps),
+        cmocka_unit_test(turns_of_loops_fall_in_between_each_other),
+        cmocka_unit_test(a_loop_may_stand_still),
+        cmocka_unit_test(one_stop_stops_all),
+        cmocka_unit_test(loops_share_ports_and_connections),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
