@@ -283,6 +283,12 @@ void loop_post(struct loop *loop, struct post *post)
 
 /* ---- streams and listeners ---- */
 
+int stream_join(struct stream *stream, struct loop *loop)
+{
+    ASSERT(!stream->ready && stream->loop->functions == loop->functions);
+    return loop->functions->join(stream, loop);
+}
+
 void stream_start(struct stream *stream, stream_ready *ready, void *context)
 {
     stream->ready = ready;

@@ -132,6 +132,11 @@ enum stream_event { STREAM_READABLE = 1, STREAM_WRITABLE = 2 };
 
 struct stream; /* freed by stream_close() */
 
+/* Puts a loose stream into a loop, on its thread. Until then it is in none: it may be carried to
+ * another thread, closed and asked for its addresses, no more. The loop that has accepted it stays
+ * meanwhile. Fails as the system does, then it is closed: E_LIMIT, E_MEMORY, E_IO. */
+int stream_join(struct stream *stream, struct loop *loop) MUST_CHECK;
+
 /* What somebody who has taken the stream is told: which of the wanted events are true (level, not
  * edge). */
 typedef void stream_ready(void *context, unsigned events);
@@ -170,6 +175,7 @@ struct listen_options {
     const char *host; /* NULL: every address, IPv6 and IPv4 */
     uint16_t port;    /* 0: one that is free, see listener_port() */
     bool share_port;  /* with other listeners that say so: a connection goes to one of them */
+    bool loose;       /* accepted streams are in no loop yet: stream_join() */
     int backlog;
     bool no_delay, keepalive;
     int send_buffer, receive_buffer; /* bytes; 0 leaves the system's */

@@ -28,6 +28,7 @@ struct loop_functions {
                   struct listener **listener, struct failure *failure);
     void (*listener_close)(struct listener *listener);
 
+    int (*join)(struct stream *stream, struct loop *loop);
     void (*want)(struct stream *stream, unsigned events);
     ssize_t (*read)(struct stream *stream, void *memory, size_t size);
     ssize_t (*write)(struct stream *stream, const struct iovec *slices, int count);

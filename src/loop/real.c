@@ -21,6 +21,7 @@ struct real_stream {
     struct stream stream;
     uv_poll_t poll;
     int descriptor;
+    bool is_joined;
     int armed; /* what the kernel watches: READABLE may stay armed when it is not wanted */
 };
 
@@ -334,24 +335,41 @@ static void socket_close(struct stream *stream)
 {
     struct real_stream *s = real_stream_of(stream);
 
-    uv_close((uv_handle_t *)&s->poll, stream_closed);
+    if (s->is_joined)
+        uv_close((uv_handle_t *)&s->poll, stream_closed);
     close(s->descriptor);
+    if (!s->is_joined)
+        free(s);
+}
+
+static int socket_join(struct stream *stream, struct loop *loop)
+{
+    struct real_stream *s = real_stream_of(stream);
+    int result = uv_poll_init_socket(&real_of(loop)->uv, &s->poll, s->descriptor);
+
+    if (result < 0) {
+        close(s->descriptor);
+        free(s);
+        return error_from_errno(-result);
+    }
+    stream->loop = loop;
+    s->is_joined = true;
+    return 0;
+}
+
+struct stream *real_stream_loose(struct loop *loop, int descriptor)
+{
+    struct real_stream *s = memory_new(sizeof *s);
+
+    s->stream.loop = loop;
+    s->descriptor = descriptor;
+    return &s->stream;
 }
 
 int stream_of_socket(struct loop *loop, int descriptor, struct stream **stream)
 {
-    struct real_stream *s = memory_new(sizeof *s);
-    int result = uv_poll_init_socket(&real_of(loop)->uv, &s->poll, descriptor);
-
-    if (result < 0) {
-        close(descriptor);
-        free(s);
-        return error_from_errno(-result);
-    }
-    s->stream.loop = loop;
-    s->descriptor = descriptor;
-    *stream = &s->stream;
-    return 0;
+    *stream = real_stream_loose(loop, descriptor);
+    return socket_join(*stream, loop);
 }
 
 void address_describe(const union socket_address *from, struct stream_address *to)
@@ -458,6 +476,7 @@ static const struct loop_functions functions = {
     .post = post_add,
     .listen = real_listen,
     .listener_close = real_listener_close,
+    .join = socket_join,
     .want = want,
     .read = socket_read,
     .write = socket_write,

@@ -36,6 +36,7 @@ struct real_listener {
     unsigned handles;
     struct listening_socket sockets[SOCKETS_MAX];
     int sockets_count;
+    bool loose;
     bool is_closed;
 };
 
@@ -107,7 +108,8 @@ static void accept_some(struct listening_socket *s)
         }
         if (descriptor < 0)
             continue; /* that connection is gone already; the next */
-        error = stream_of_socket(l->listener.loop, descriptor, &stream);
+        stream = real_stream_loose(l->listener.loop, descriptor);
+        error = l->loose ? 0 : stream_join(stream, l->listener.loop);
         if (error < 0) {
             out_of_descriptors(s, error);
             return;
@@ -161,6 +163,7 @@ static int set_options(int descriptor, int family, const struct listen_options *
         bool wanted;
     } settings[] = {
         {SOL_SOCKET, SO_REUSEADDR, 1, true},
+        {SOL_SOCKET, SO_REUSEPORT, 1, options->share_port},
         {IPPROTO_IPV6, IPV6_V6ONLY, dual ? 0 : 1, family == AF_INET6},
         {IPPROTO_TCP, TCP_NODELAY, 1, options->no_delay},
         {SOL_SOCKET, SO_KEEPALIVE, 1, options->keepalive},
@@ -295,6 +298,7 @@ int real_listen(struct loop *loop, const struct listen_options *options,
 
     l->listener = (struct listener){.loop = loop, .accepted = accepted, .context = context};
     l->reserve = -1;
+    l->loose = options->loose;
     timer_init(&l->pause, loop, pause_ends);
     int result = options->host ? listen_on_host(l, options, failure)
                                : listen_everywhere(l, options, failure);

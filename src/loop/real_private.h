@@ -41,6 +41,9 @@ int real_listen(struct loop *loop, const struct listen_options *options,
                 struct listener **listener, struct failure *failure) MUST_CHECK;
 void real_listener_close(struct listener *listener);
 
+/* Over an accepted socket, which it takes; the loop is that of the listener. */
+struct stream *real_stream_loose(struct loop *loop, int descriptor);
+
 union socket_address {
     struct sockaddr any;
     struct sockaddr_in v4;

@@ -414,6 +414,15 @@ static void pair_reset(struct pair *pair)
     }
 }
 
+static int join_stream(struct stream *stream, struct loop *loop)
+{
+    struct end *end = end_of(stream);
+
+    stream->loop = loop;
+    timer_init(&end->notice, loop, notice);
+    return 0;
+}
+
 static void want(struct stream *stream, unsigned events)
 {
     (void)events;
@@ -729,6 +738,7 @@ static const struct loop_functions functions = {
     .post = post_add,
     .listen = listen_simulated,
     .listener_close = listener_close_simulated,
+    .join = join_stream,
     .want = want,
     .read = pipe_read,
     .write = pipe_write,
@@ -737,7 +747,7 @@ static const struct loop_functions functions = {
     .address = address,
 };
 
-static struct loop *join(struct world *world, const struct simulated_options *options)
+static struct loop *join_world(struct world *world, const struct simulated_options *options)
 {
     struct simulated *s = memory_new(sizeof *s);
 
@@ -774,14 +784,14 @@ struct loop *loop_new_simulated(uint64_t seed)
     list_init(&world->listeners);
     list_init(&world->pairs);
     list_init(&world->pairs_dead);
-    return join(world, &options);
+    return join_world(world, &options);
 }
 
 struct loop *loop_new_simulated_beside(struct loop *first)
 {
     const struct simulated *s = simulated_of(first);
 
-    return join(s->world, &s->options);
+    return join_world(s->world, &s->options);
 }
 
 struct simulated_options *simulated_options(struct loop *loop)

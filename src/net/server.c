@@ -23,9 +23,57 @@ struct server {
     bool aborts;
 };
 
+static void count(struct server *server, int change)
+{
+    const struct server_options *options = &server->host.options;
+
+    server->count += (unsigned)change;
+    if (options->group)
+        group_count(options->group, options->member, change);
+}
+
 static void gone(struct connection_host *host)
 {
-    CONTAINER_OF(host, struct server, host)->count--;
+    count(CONTAINER_OF(host, struct server, host), -1);
+}
+
+static void accept_failed(struct server *server, int error)
+{
+    server->host.statistics.accept_errors++;
+    log_error(server->host.options.logger, "connection", "port %u: cannot accept connections: %s",
+              server->port, error == E_LIMIT ? "no file descriptors are left" : error_name(error));
+}
+
+/* A stream of this loop, that has been counted. */
+static void connect_stream(struct server *server, struct stream *stream)
+{
+    struct connection *connection = connection_new(&server->host, stream);
+
+    list_append(&server->connections, &connection->link);
+    server->host.statistics.accepted++;
+}
+
+/* A stream that another member has accepted, and counted for this one. */
+static void take(void *context, struct stream *stream)
+{
+    struct server *server = context;
+    int result = stream_join(stream, server->host.options.loop);
+
+    server->count++;
+    if (result == 0) {
+        connect_stream(server, stream);
+        return;
+    }
+    count(server, -1);
+    accept_failed(server, result);
+}
+
+static bool is_full(const struct server *server)
+{
+    const struct server_options *options = &server->host.options;
+    unsigned connections = options->group ? group_connections(options->group) : server->count;
+
+    return options->connections_max && connections >= options->connections_max;
 }
 
 static void accepted(void *context, struct stream *stream, int error)
@@ -35,13 +83,10 @@ static void accepted(void *context, struct stream *stream, int error)
     struct server_statistics *statistics = &server->host.statistics;
 
     if (!stream) {
-        statistics->accept_errors++;
-        log_error(options->logger, "connection", "port %u: cannot accept connections: %s",
-                  server->port,
-                  error == E_LIMIT ? "no file descriptors are left" : error_name(error));
+        accept_failed(server, error);
         return;
     }
-    if (options->connections_max && server->count >= options->connections_max) {
+    if (is_full(server)) {
         if (statistics->refused++ == 0)
             log_warning(options->logger, "connection",
                         "port %u: more than %u connections; more are closed at once", server->port,
@@ -49,10 +94,14 @@ static void accepted(void *context, struct stream *stream, int error)
         stream_close(stream);
         return;
     }
-    struct connection *connection = connection_new(&server->host, stream);
-    list_append(&server->connections, &connection->link);
-    server->count++;
-    statistics->accepted++;
+    if (options->group && group_give(options->group, options->member, stream))
+        return;
+    if (options->listen.loose && (error = stream_join(stream, options->loop)) < 0) {
+        accept_failed(server, error);
+        return;
+    }
+    count(server, 1);
+    connect_stream(server, stream);
 }
 
 /* ---- draining ---- */
@@ -94,6 +143,10 @@ static void deadline_fire(struct timer *timer)
 
 static void listen_no_more(struct server *server)
 {
+    const struct server_options *options = &server->host.options;
+
+    if (options->group)
+        group_refuse(options->group, options->member);
     if (server->listener)
         listener_close(server->listener);
     server->listener = NULL;
@@ -109,6 +162,24 @@ void server_drain(struct server *server, const char *reason, uint64_t deadline_n
 }
 
 /* ---- start and end ---- */
+
+static int listen_for(struct server *server, struct failure *failure)
+{
+    struct server_options *options = &server->host.options;
+
+    if (options->group && !group_listens(options->group, options->member, &options->listen)) {
+        server->port = group_port(options->group);
+        return 0;
+    }
+    int result =
+        loop_listen(options->loop, &options->listen, accepted, server, &server->listener, failure);
+    if (result < 0)
+        return result;
+    server->port = listener_port(server->listener);
+    if (options->group)
+        group_set_port(options->group, server->port);
+    return 0;
+}
 
 int server_open(const struct server_options *options, struct server **server,
                 struct failure *failure)
@@ -128,13 +199,13 @@ int server_open(const struct server_options *options, struct server **server,
     list_init(&made->waiting);
     task_init(&made->visit, visit_run);
     timer_init(&made->deadline, options->loop, deadline_fire);
-    int result =
-        loop_listen(options->loop, &options->listen, accepted, made, &made->listener, failure);
+    if (options->group)
+        group_enter(options->group, options->member, options->loop, take, made);
+    int result = listen_for(made, failure);
     if (result < 0) {
         server_free(made);
         return result;
     }
-    made->port = listener_port(made->listener);
     *server = made;
     return 0;
 }
@@ -158,6 +229,8 @@ void server_free(struct server *server)
 {
     ASSERT(server->count == 0);
     listen_no_more(server);
+    if (server->host.options.group)
+        group_leave(server->host.options.group, server->host.options.member);
     timer_stop(&server->deadline);
     task_cancel(&server->visit);
     connection_host_fini(&server->host);

@@ -8,6 +8,7 @@
 #include "base/account.h"
 #include "base/logging.h"
 #include "loop/loop.h"
+#include "net/group.h"
 #include "net/protocol.h"
 
 struct server;
@@ -24,18 +25,23 @@ struct server_options {
     struct account *account; /* input that waits for more is charged here; may be NULL */
     struct listen_options listen;
 
+    /* The servers of the same port on other workers, and which of them this is: 0 is the first.
+     * NULL: it is alone. */
+    struct server_group *group;
+    unsigned member;
+
     /* Asked in order whether a connection's first bytes are theirs. When all say no the first gets
      * them, so that it can answer in its own way. The array is copied. */
     const struct server_protocol *protocols;
     unsigned protocol_count;
 
     uint64_t handshake_ms;    /* until the protocol must be known; 0: for ever */
-    unsigned connections_max; /* more are closed at once; 0: no limit */
+    unsigned connections_max; /* of the group; more are closed at once; 0: no limit */
 };
 
 struct server_statistics {
-    uint64_t accepted;
-    uint64_t refused; /* beyond connections_max */
+    uint64_t accepted; /* by this member or given to it */
+    uint64_t refused;  /* beyond connections_max */
     uint64_t closed;
     uint64_t silent; /* the protocol was not known in time */
     uint64_t accept_errors;
@@ -55,7 +61,7 @@ const struct server_statistics *server_statistics(const struct server *server);
  * server_connection_count() is 0. */
 void server_drain(struct server *server, const char *reason, uint64_t deadline_ns);
 
-/* There must be no connection. */
+/* There must be no connection; and no loop of its group may run. */
 void server_free(struct server *server);
 
 #endif
