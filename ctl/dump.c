@@ -1,6 +1,7 @@
 #include "ctl/dump.h"
 
 #include "log/dump.h"
+#include "log/log.h"
 #include "loop/real.h"
 #include "store/local/local.h"
 
@@ -42,24 +43,51 @@ static int check_is_there(const char *data_dir, struct failure *failure)
     return 0;
 }
 
-int dump_print(const char *data_dir, FILE *out, struct failure *failure)
+/* Runs what `begin` has begun on the store until it is done. */
+static int with_store(const char *data_dir, struct dump *dump,
+                      void (*begin)(struct dump *dump, struct store *store))
 {
     struct store *store;
-    int result = check_is_there(data_dir, failure);
+    int result = check_is_there(data_dir, dump->failure);
     if (result < 0)
         return result;
-    struct dump dump = {.loop = loop_new_real(failure), .out = out, .failure = failure};
-    if (!dump.loop)
+    dump->loop = loop_new_real(dump->failure);
+    if (!dump->loop)
         return E_IO;
-    result = store_local_open(dump.loop, data_dir, &store, failure);
+    result = store_local_open(dump->loop, data_dir, &store, dump->failure);
     if (result == 0) {
-        struct log_dump_options options = {
-            .records = true, .line = print_line, .done = dump_done, .context = &dump};
-        log_dump(dump.loop, store, &options);
-        loop_run(dump.loop);
-        result = dump.result;
+        begin(dump, store);
+        loop_run(dump->loop);
+        result = dump->result;
         store_free(store);
     }
-    loop_free(dump.loop);
+    loop_free(dump->loop);
     return result;
+}
+
+static void begin_dump(struct dump *dump, struct store *store)
+{
+    struct log_dump_options options = {
+        .records = true, .line = print_line, .done = dump_done, .context = dump};
+
+    log_dump(dump->loop, store, &options);
+}
+
+int dump_print(const char *data_dir, FILE *out, struct failure *failure)
+{
+    struct dump dump = {.out = out, .failure = failure};
+
+    return with_store(data_dir, &dump, begin_dump);
+}
+
+static void begin_accept(struct dump *dump, struct store *store)
+{
+    log_accept_damage(store, dump_done, dump);
+}
+
+int dump_accept_damage(const char *data_dir, struct failure *failure)
+{
+    struct dump dump = {.failure = failure};
+
+    return with_store(data_dir, &dump, begin_accept);
 }

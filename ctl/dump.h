@@ -1,6 +1,6 @@
 /*
- * What is in a data directory's log, for a person to read. It takes the directory's lock for as
- * long as it reads, so no broker may run on it.
+ * What is done with a data directory's log while no broker runs: showing it to a person, and
+ * accepting its damage. The directory's lock is held meanwhile.
  */
 #ifndef SLUICE_CTL_DUMP_H
 #define SLUICE_CTL_DUMP_H
@@ -12,5 +12,8 @@
 /* E_NOT_FOUND: no data directory; E_HELD: a broker runs on it; what log_dump() and
  * store_local_open() say. */
 int dump_print(const char *data_dir, FILE *out, struct failure *failure) MUST_CHECK;
+
+/* The same, and what log_accept_damage() says. */
+int dump_accept_damage(const char *data_dir, struct failure *failure) MUST_CHECK;
 
 #endif

@@ -35,11 +35,23 @@ static int run_status(const struct arguments *arguments)
                                                                     : fail_with(&failure);
 }
 
+static const char *directory_of(const struct arguments *arguments)
+{
+    return arguments->rest_count ? arguments->rest[0] : arguments->data_dir;
+}
+
 static int run_log_dump(const struct arguments *arguments)
 {
     struct failure failure = {0};
-    const char *data_dir = arguments->rest_count ? arguments->rest[0] : arguments->data_dir;
-    return dump_print(data_dir, stdout, &failure) == 0 ? EXIT_SUCCESS : fail_with(&failure);
+    return dump_print(directory_of(arguments), stdout, &failure) == 0 ? EXIT_SUCCESS
+                                                                      : fail_with(&failure);
+}
+
+static int run_accept_damage(const struct arguments *arguments)
+{
+    struct failure failure = {0};
+    return dump_accept_damage(directory_of(arguments), &failure) == 0 ? EXIT_SUCCESS
+                                                                      : fail_with(&failure);
 }
 
 static int run_version(const struct arguments *arguments)
@@ -52,6 +64,7 @@ static int run_version(const struct arguments *arguments)
 static const struct command commands[] = {
     {"status", 0, 0, run_status},
     {"log-dump", 0, 1, run_log_dump},
+    {"accept-damage", 0, 1, run_accept_damage},
     {"version", 0, 0, run_version},
 };
 
@@ -66,6 +79,8 @@ static void print_help(void)
          "                      and what it says of itself\n"
          "  log-dump [DIR]      every segment, block and record in a data directory that no\n"
          "                      broker runs on\n"
+         "  accept-damage [DIR] what a start has reported as corrupt is accepted as lost: later\n"
+         "                      starts do not report it, and give up what belonged to it\n"
          "  version             the version of this program\n"
          "\n"
          "Options:\n"

@@ -42,6 +42,7 @@ static void recover_catalog(void *context, struct slice bytes)
 
     if (catalog_apply(&worker->catalog, bytes) != 0) {
         worker->catalog_is_suspect = true;
+        log_set_damaged(worker->log);
         log_error(worker->logger, "recovery",
                   "a catalog record of %zu bytes makes no sense: passed over", bytes.size);
     }
@@ -138,6 +139,17 @@ static void recover_corrupt(void *context, const struct failure *what)
     log_error(worker->logger, "recovery", "corruption: %s", what->text);
 }
 
+/* Nothing has been changed yet, so that what is there can still be looked at. */
+static int recover_told(void *context, struct failure *failure)
+{
+    struct worker *worker = context;
+
+    if (map_count(&worker->catalog.vhosts) > 0 || !worker->catalog_is_suspect)
+        return 0;
+    return fail(failure, E_CORRUPT,
+                "the catalog cannot be read, and making a new one would hide what is there");
+}
+
 const struct log_recovery worker_recovery = {
     .catalog = recover_catalog,
     .state = recover_state,
@@ -146,6 +158,7 @@ const struct log_recovery worker_recovery = {
     .returned = recover_returned,
     .delivered = recover_delivered,
     .corrupt = recover_corrupt,
+    .told = recover_told,
 };
 
 /* ---- the first start ---- */
@@ -275,9 +288,6 @@ void worker_opened(void *context, int result, const struct log_opened *summary,
     drop_orphans(worker);
     if (map_count(&worker->catalog.vhosts) > 0)
         started(worker);
-    else if (worker->catalog_is_suspect)
-        boot_failed(worker, E_CORRUPT,
-                    "the catalog cannot be read, and making a new one would hide what is there");
     else
         boot_begin(worker);
 }

@@ -374,10 +374,10 @@ static void metadata_read(struct store_request *request)
     }
     line(d,
          "metadata: format %u, epoch %" PRIu64 ", replay from block %" PRIu64
-         ", known durable %" PRIu64 ", %u segments, next id %" PRIx64 "%s",
+         ", known durable %" PRIu64 ", %u segments, next id %" PRIx64 "%s%s",
          FORMAT_VERSION, d->metadata.epoch, d->metadata.replay_block, d->metadata.durable_block,
          d->metadata.segments_count, d->metadata.segment_next,
-         d->metadata.clean ? ", closed cleanly" : "");
+         d->metadata.clean ? ", closed cleanly" : "", d->metadata.damaged ? ", DAMAGED" : "");
     next_segment(d);
 }
 

@@ -11,7 +11,7 @@ _Static_assert(CHUNK_PAYLOAD_MAX / RECORD_ADDRESSABLE_MIN == 1u << POSITION_INDE
 
 static const char metadata_magic[8] = {'S', 'L', 'U', 'I', 'C', 'E', 'L', 'G'};
 
-enum { METADATA_CLEAN = 1 };
+enum { METADATA_CLEAN = 1, METADATA_DAMAGED = 2 };
 
 void metadata_encode(const struct metadata *metadata, const struct metadata_segment *segments,
                      uint8_t *bytes, size_t size)
@@ -25,7 +25,8 @@ void metadata_encode(const struct metadata *metadata, const struct metadata_segm
     store_le64(bytes + 32, metadata->durable_block);
     store_le64(bytes + 40, metadata->segment_next);
     store_le32(bytes + 48, metadata->segments_count);
-    store_le32(bytes + 52, metadata->clean ? METADATA_CLEAN : 0);
+    store_le32(bytes + 52, (metadata->clean ? METADATA_CLEAN : 0u) |
+                               (metadata->damaged ? METADATA_DAMAGED : 0u));
     for (uint32_t i = 0; i < metadata->segments_count; i++) {
         uint8_t *entry = bytes + METADATA_HEAD_SIZE + (size_t)i * METADATA_ENTRY_SIZE;
         store_le64(entry, segments[i].id);
@@ -55,6 +56,7 @@ int metadata_decode(struct slice bytes, struct metadata *metadata, struct failur
     metadata->segment_next = load_le64(bytes.data + 40);
     metadata->segments_count = load_le32(bytes.data + 48);
     metadata->clean = load_le32(bytes.data + 52) & METADATA_CLEAN;
+    metadata->damaged = load_le32(bytes.data + 52) & METADATA_DAMAGED;
     if (bytes.size != metadata_size(metadata->segments_count))
         return fail(failure, E_CORRUPT, "the metadata is %zu bytes with %u segments", bytes.size,
                     metadata->segments_count);

@@ -79,6 +79,7 @@ struct metadata {
     uint64_t segment_next;  /* ids below were used */
     uint32_t segments_count;
     bool clean;
+    bool damaged;         /* something that was durable could not be read, and nobody accepted it */
     struct slice entries; /* for metadata_segment_decode() */
 };
 

@@ -35,7 +35,8 @@ static void metadata_has_its_bytes(void **state)
                                 .durable_block = 23,
                                 .segment_next = 24,
                                 .segments_count = 2,
-                                .clean = true};
+                                .clean = true,
+                                .damaged = true};
     uint8_t bytes[METADATA_HEAD_SIZE + 2 * METADATA_ENTRY_SIZE];
     struct metadata_segment segment;
     struct metadata back;
@@ -50,6 +51,7 @@ static void metadata_has_its_bytes(void **state)
     assert_int_equal(metadata_decode(slice_of(bytes, sizeof bytes), &back, &failure), 0);
     assert_int_equal(back.replay_block, 22);
     assert_true(back.clean);
+    assert_true(back.damaged);
     metadata_segment_decode(&back, 1, &segment);
     assert_int_equal(segment.id, 7);
     assert_int_equal(segment.flags, 12);

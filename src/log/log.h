@@ -82,8 +82,13 @@ struct log_recovery {
     void (*returned)(void *context, uint64_t queue, uint64_t first, uint64_t last, uint32_t count);
     void (*delivered)(void *context, uint64_t queue, uint64_t sequence);
     void (*change)(void *context, uint64_t queue, struct slice bytes);
-    /* Something is wrong with what was durable: named, set aside, the rest goes on. */
+    /* Something is wrong with what was durable: named, set aside, the rest goes on. This outlives
+     * the start that found it: it is told again, first of all, at each later one, until an operator
+     * accepts it (log_accept_damage()). */
     void (*corrupt)(void *context, const struct failure *what);
+    /* All has been told, and nothing in the store was changed yet. An error refuses the log: it
+     * does not open, and the store stays as it was found. */
+    int (*told)(void *context, struct failure *failure);
 };
 
 struct log_opened {
@@ -96,11 +101,21 @@ struct log_opened {
 /* Recovers, then calls opened(context, result, summary) once: 0, E_VERSION (another format),
  * E_CORRUPT (nothing can be trusted: the metadata), E_IO, E_FULL. The functions of `recovery` are
  * called before that, in slices over several turns. Events start after. On an error log_free() is
- * all that is left to do. */
+ * all that is left to do. Nothing is written before all has been told. */
 struct log *log_open(const struct log_options *options, const struct log_events *events,
                      const struct log_recovery *recovery, void *context,
                      void (*opened)(void *context, int result, const struct log_opened *summary,
                                     const struct failure *failure));
+
+/* The layer above has found damage in what it was told: as if recovery had. */
+void log_set_damaged(struct log *log);
+
+/* For an operator, of a log that is not open: what was found damaged is accepted as lost. Then
+ * done(context, result, failure): 0; E_NOT_FOUND: no damage is known; E_IO, E_VERSION, E_CORRUPT
+ * (the metadata). */
+void log_accept_damage(struct store *store,
+                       void (*done)(void *context, int result, const struct failure *failure),
+                       void *context);
 
 /* Commits what is open, writes the clean mark and closes; then closed(context). Nothing may be
  * appended any more. The layer above has written a last checkpoint if it wants a fast start. */

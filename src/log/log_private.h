@@ -8,6 +8,7 @@
  *   checkpoint.c    states, checkpoints, which segments can go
  *   reader.c        records back from the store
  *   recovery.c      opening: what was durable   log.c   open, close, statistics
+ *   accept.c        damage that an operator accepts
  *
  * Invariants (log_check() walks those of memory):
  *  1. Blocks in memory are consecutive: flight, closed (in order), open; the first is durable + 1.
@@ -109,7 +110,7 @@ struct log_metadata {
     uint64_t version;
     uint64_t generation, written, durable;                 /* of what is wanted, under way, done */
     uint64_t replay_block, replay_written, replay_durable; /* wanted; under way; done */
-    bool in_flight, clean;
+    bool in_flight, clean, damaged;
     unsigned failures;
     struct timer retry;
 };

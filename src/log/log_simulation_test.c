@@ -9,6 +9,9 @@
  * nothing less and nothing more, and no block that was told durable may be missing. Every message
  * that is read back must have its own bytes. Machines stand for what has changes: their changes are
  * numbered, so that each must be told once and in order unless a state covers it.
+ *
+ * Some openings are refused, or end in a crash: the first must leave the disk as it was. What was
+ * reported as corrupt must be told again at each later opening.
  */
 #include "log/log.h"
 
@@ -106,6 +109,12 @@ struct simulation {
     uint64_t reads_done;
     struct list reads;
     bool corrupt_reported; /* in this life or before: what was set aside then is not told again */
+    bool corrupt_now;      /* in this life, */
+    bool corrupt_lasts;    /* or in one before it, so that it must be told */
+    bool refuses;          /* this opening */
+    bool was_clean; /* the life before; after a power cut in an opening it may look so or not */
+    bool was_cut;
+    uint64_t changes; /* of the disk, before it */
     bool verbose;
 };
 
@@ -777,7 +786,15 @@ static void on_corrupt(void *context, const struct failure *what)
 
     say(s, "corrupt: %s", what->text);
     CHECK(s, may_be_corrupt(s));
-    s->corrupt_reported = true;
+    s->corrupt_reported = s->corrupt_now = true;
+}
+
+static int on_told(void *context, struct failure *failure)
+{
+    struct simulation *s = context;
+
+    CHECK(s, simulated_disk_changes(s->disk) == s->changes);
+    return s->refuses ? fail(failure, E_DENIED, "refused") : 0;
 }
 
 static void on_line(void *context, enum log_level level, const char *category, const char *text)
@@ -787,8 +804,9 @@ static void on_line(void *context, enum log_level level, const char *category, c
 }
 
 static const struct log_events events = {on_durable, on_failed, on_room, on_checkpoint};
-static const struct log_recovery recovery = {on_catalog,  on_state,     on_message, on_settled,
-                                             on_returned, on_delivered, on_change,  on_corrupt};
+static const struct log_recovery recovery = {on_catalog, on_state,    on_message,
+                                             on_settled, on_returned, on_delivered,
+                                             on_change,  on_corrupt,  on_told};
 
 static void on_opened(void *context, int result, const struct log_opened *summary,
                       const struct failure *failure)
@@ -912,36 +930,76 @@ static void free_reads(struct simulation *s)
     s->reads_open = 0;
 }
 
-/* False: it cannot be opened, and that is as it should be. */
-static bool open_log(struct simulation *s)
+static void free_loop(struct simulation *s)
+{
+    log_free(s->log);
+    store_free(s->store);
+    loop_free(s->loop);
+}
+
+static void begin_open(struct simulation *s)
 {
     struct failure failure;
 
+    s->loop = loop_new_simulated(any(s, UINT64_MAX));
+    CHECK(s, store_simulated_open(s->loop, s->disk, &s->store, &failure) == 0);
+    memset(&s->view, 0, sizeof s->view);
+    s->options.loop = s->loop;
+    s->options.store = s->store;
+    s->opened = 1;
+    s->corrupt_now = false;
+    s->changes = simulated_disk_changes(s->disk);
+    s->refuses = any(s, 12) == 0;
+    s->log = log_open(&s->options, &events, &recovery, s, on_opened);
+}
+
+static void cut_power(struct simulation *s)
+{
+    simulated_disk_crash(s->disk);
+    log_free(s->log);
+    loop_free(s->loop);
+}
+
+/* False: the power was cut before it was open, or refused. */
+static bool run_open(struct simulation *s)
+{
+    unsigned until = any(s, 5) ? 1000000 : 1 + (unsigned)any(s, 1 + any(s, 300));
+
+    begin_open(s);
+    for (unsigned i = 0; s->opened == 1 && i < until; i++)
+        run(s, 1);
+    if (s->opened != 1)
+        return true;
+    CHECK(s, until < 1000000);
+    say(s, "crashed while it opened");
+    cut_power(s);
+    s->was_cut = true;
+    return false;
+}
+
+/* False: it cannot be opened, and that is as it should be. */
+static bool open_log(struct simulation *s)
+{
     for (unsigned attempt = 0;; attempt++) {
         CHECK(s, attempt < 50);
-        s->loop = loop_new_simulated(any(s, UINT64_MAX));
-        CHECK(s, store_simulated_open(s->loop, s->disk, &s->store, &failure) == 0);
-        memset(&s->view, 0, sizeof s->view);
-        s->options.loop = s->loop;
-        s->options.store = s->store;
-        s->opened = 1;
-        s->log = log_open(&s->options, &events, &recovery, s, on_opened);
-        for (unsigned i = 0; s->opened == 1; i++) {
-            CHECK(s, i < 1000000);
-            run(s, 1);
-        }
+        if (!run_open(s))
+            continue;
         if (s->opened == 0)
             break;
         say(s, "not opened: %s", s->failure.text);
-        log_free(s->log);
-        store_free(s->store);
-        loop_free(s->loop);
+        free_loop(s);
+        if (s->opened == E_DENIED) {
+            CHECK(s, s->refuses && simulated_disk_changes(s->disk) == s->changes);
+            continue;
+        }
         if (s->opened == E_CORRUPT && may_be_corrupt(s))
             return false;
         CHECK(s, s->opened == E_IO && s->profile != CALM && s->profile != SMALL_DISK);
         if (attempt > 5)
             set_faults(s, false);
     }
+    CHECK(s, !s->refuses && (s->corrupt_now || !s->corrupt_lasts));
+    s->corrupt_lasts = s->corrupt_now;
     s->is_open = true;
     s->has_checkpoint = s->snapshot_is_open = s->has_failed = s->is_closed = false;
     return true;
@@ -949,9 +1007,7 @@ static bool open_log(struct simulation *s)
 
 static void crash(struct simulation *s)
 {
-    simulated_disk_crash(s->disk);
-    log_free(s->log);
-    loop_free(s->loop);
+    cut_power(s);
     free_reads(s);
     s->is_open = false;
 }
@@ -969,9 +1025,7 @@ static void close_cleanly(struct simulation *s)
         CHECK(s, i < 1000000);
         run(s, 1);
     }
-    log_free(s->log);
-    store_free(s->store);
-    loop_free(s->loop);
+    free_loop(s);
     s->is_open = false;
 }
 
@@ -1063,8 +1117,8 @@ static void check_reclaim(struct simulation *s)
 /* False: the seed ends here. */
 static bool live(struct simulation *s)
 {
-    bool was_clean = s->is_closed;
-
+    s->was_clean = s->is_closed;
+    s->was_cut = false;
     set_faults(s, true);
     if (!open_log(s))
         return false;
@@ -1077,8 +1131,8 @@ static bool live(struct simulation *s)
         crash(s);
         return false;
     }
-    CHECK(s, s->summary.clean == was_clean || s->summary.clean == false);
-    CHECK(s, !was_clean || s->summary.clean || s->profile != CALM);
+    CHECK(s, s->summary.clean == s->was_clean || s->summary.clean == false);
+    CHECK(s, !s->was_clean || s->summary.clean || s->was_cut || s->profile != CALM);
     s->now = s->base;
     s->durable = log_block_durable(s->log);
     promise_again(s);

@@ -35,7 +35,7 @@ struct fixture {
     struct failure failure;
     uint64_t durable;
     bool failed, closed, checkpoint_due, checkpoint_catalog;
-    bool auto_checkpoint;
+    bool auto_checkpoint, refuses;
     unsigned rooms;
 
     struct told_message *messages;
@@ -151,9 +151,19 @@ static void on_corrupt(void *context, const struct failure *what)
     ((struct fixture *)context)->corrupt_count++;
 }
 
+static int on_told(void *context, struct failure *failure)
+{
+    const struct fixture *f = context;
+    if (!f->refuses)
+        return 0;
+    *failure = (struct failure){.code = E_DENIED, .text = "refused"};
+    return E_DENIED;
+}
+
 static const struct log_events events = {on_durable, on_failed, on_room, on_checkpoint};
-static const struct log_recovery recovery = {on_catalog,  on_state,     on_message, on_settled,
-                                             on_returned, on_delivered, on_change,  on_corrupt};
+static const struct log_recovery recovery = {on_catalog, on_state,    on_message,
+                                             on_settled, on_returned, on_delivered,
+                                             on_change,  on_corrupt,  on_told};
 
 static void on_opened(void *context, int result, const struct log_opened *summary,
                       const struct failure *failure)
@@ -191,14 +201,19 @@ static void on_closed(void *context)
     ((struct fixture *)context)->closed = true;
 }
 
+static void free_log(struct fixture *f)
+{
+    log_free(f->log);
+    store_free(f->store);
+    loop_free(f->loop);
+}
+
 static void close_log(struct fixture *f)
 {
     log_close(f->log, on_closed, f);
     while (!f->closed)
         simulated_run_turns(f->loop, 1);
-    log_free(f->log);
-    store_free(f->store);
-    loop_free(f->loop);
+    free_log(f);
 }
 
 static void crash_log(struct fixture *f)
@@ -860,17 +875,119 @@ static void bad_metadata_is_refused(void **state)
     open_log(f);
     assert_int_equal(f->opened, E_VERSION);
     assert_non_null(strstr(f->failure.text, "version 2"));
-    log_free(f->log);
-    store_free(f->store);
-    loop_free(f->loop);
+    free_log(f);
     bytes[0] = 'X';
     for (uint64_t version = 1; version < 30; version++)
         write_metadata(f, bytes, sizeof bytes, version);
     open_log(f);
     assert_int_equal(f->opened, E_CORRUPT);
-    log_free(f->log);
-    store_free(f->store);
-    loop_free(f->loop);
+    free_log(f);
+}
+
+static void a_refused_start_changes_nothing(void **state)
+{
+    struct fixture *f = *state;
+
+    append(f, 1, 1, 3000);
+    wait_durable(f);
+    append(f, 1, 2, 3000); /* a tail that is perhaps torn */
+    log_commit(f->log);
+    simulated_run_turns(f->loop, 2);
+    crash_log(f);
+    uint64_t changes = simulated_disk_changes(f->disk);
+    f->refuses = true;
+    for (unsigned i = 0; i < 2; i++) {
+        open_log(f);
+        assert_int_equal(f->opened, E_DENIED);
+        assert_string_equal(f->failure.text, "refused");
+        free_log(f);
+        assert_int_equal(simulated_disk_changes(f->disk), changes);
+    }
+    f->refuses = false;
+    open_log(f);
+    assert_int_equal(f->opened, 0);
+    assert_true(f->messages_count >= 1);
+    assert_true(simulated_disk_changes(f->disk) > changes);
+    close_log(f);
+}
+
+static void on_accepted(void *context, int result, const struct failure *failure)
+{
+    assert_true(!failure == (result == 0));
+    *(int *)context = result;
+}
+
+static int accept_damage(struct fixture *f)
+{
+    struct failure failure;
+    struct loop *loop = loop_new_simulated(1);
+    struct store *store;
+    int result = 1;
+
+    assert_int_equal(store_simulated_open(loop, f->disk, &store, &failure), 0);
+    log_accept_damage(store, on_accepted, &result);
+    while (result == 1)
+        simulated_run_turns(loop, 1);
+    store_free(store);
+    loop_free(loop);
+    return result;
+}
+
+static void damage_is_told_until_it_is_accepted(void **state)
+{
+    struct fixture *f = *state;
+
+    append(f, 1, 1, 10);
+    wait_durable(f);
+    log_set_damaged(f->log);
+    for (unsigned i = 0; i < 3; i++) {
+        if (i == 1) {
+            simulated_run_for(f->loop, 100 * NANOSECONDS_PER_MS);
+            crash_log(f);
+        } else {
+            close_log(f);
+        }
+        open_log(f);
+        assert_int_equal(f->opened, 0);
+        assert_int_equal(f->corrupt_count, 1);
+        assert_int_equal(f->messages_count, 1);
+    }
+    close_log(f);
+    assert_int_equal(accept_damage(f), 0);
+    assert_int_equal(accept_damage(f), E_NOT_FOUND);
+    open_log(f);
+    assert_true(f->summary.clean);
+    assert_int_equal(f->corrupt_count, 0);
+    assert_int_equal(f->messages_count, 1);
+    close_log(f);
+}
+
+static void damage_that_recovery_finds_is_told_again(void **state)
+{
+    struct fixture *f = *state;
+    size_t found;
+
+    for (uint64_t i = 1; i <= 50; i++)
+        append(f, 1, i, 3000);
+    wait_durable(f);
+    simulated_run_for(f->loop, 200 * NANOSECONDS_PER_MS);
+    append(f, 1, 51, 10); /* vouches for what is before it */
+    wait_durable(f);
+    crash_log(f);
+    simulated_disk_faults(f->disk)->flip_ppm = 400000;
+    do {
+        open_log(f);
+        assert_int_equal(f->opened, 0);
+        found = f->corrupt_count;
+        if (found == 0)
+            close_log(f);
+    } while (found == 0);
+    simulated_disk_faults(f->disk)->flip_ppm = 0;
+    close_log(f);
+    open_log(f);
+    assert_int_equal(f->opened, 0);
+    assert_true(f->corrupt_count >= 1);
+    close_log(f);
 }
 
 /* ---- looking into it ---- */
@@ -952,6 +1069,9 @@ int main(void)
         TEST(a_full_disk_keeps_promises),
         TEST(memory_has_a_limit),
         TEST(bad_metadata_is_refused),
+        TEST(a_refused_start_changes_nothing),
+        TEST(damage_is_told_until_it_is_accepted),
+        TEST(damage_that_recovery_finds_is_told_again),
         TEST(a_dump_shows_everything),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -59,6 +59,7 @@ static void write_now(struct log *log)
         .durable_block = log->synced,
         .segment_next = log->segment_next,
         .clean = m->clean,
+        .damaged = m->damaged,
     };
 
     ASSERT(!m->in_flight && !m->bytes);
@@ -90,6 +91,15 @@ void metadata_retry(struct timer *timer)
 
     if (!metadata->in_flight && !log->has_failed)
         write_now(log);
+}
+
+void log_set_damaged(struct log *log)
+{
+    if (log->metadata.damaged)
+        return;
+    log->metadata.damaged = true;
+    if (log->phase == LOG_RUNNING) /* while it opens, that comes at the end */
+        metadata_touch(log);
 }
 
 uint64_t metadata_touch(struct log *log)

@@ -1,9 +1,12 @@
 /*
  * Opening: what was durable is found and told, in bounded memory and in slices of a turn.
  *
- *   metadata -> list of files -> metadata with the next epoch -> LOOK at each segment (its footer,
- *   or all of it) -> judge -> catalog -> states -> TELL each segment -> seal what was open ->
- * opened
+ *   metadata -> list of files -> LOOK at each segment (its footer, or all of it) -> judge ->
+ *   catalog -> states -> TELL each segment -> ask the layer above -> metadata with the next epoch
+ *   -> remove files that are not listed -> seal what was open -> opened
+ *
+ * Nothing is changed before the layer above has agreed: a start that is refused can be repeated,
+ * and what is there can be looked at.
  *
  * Judging (docs/log-format.md, "Torn or corrupt"): K is the highest number known durable, from
  * every sound block header, footer and the metadata. A block that is missing or broken at or below
@@ -21,7 +24,7 @@
 _Static_assert(WINDOW_BYTES >= SCAN_WINDOW_MIN, "a window brings a scan on");
 
 static void step_list(struct recovery *r);
-static void step_epoch(struct recovery *r);
+static void step_orphans(struct recovery *r);
 static void step_end(struct recovery *r);
 
 /* ---- the course of it ---- */
@@ -139,6 +142,7 @@ void recovery_report(struct recovery *r, const char *format, ...)
     va_end(arguments);
     log_error(r->log->options.logger, "log", "corrupt: %s", failure.text);
     r->log->statistics.quarantined++;
+    r->log->metadata.damaged = true;
     if (r->functions.corrupt)
         r->functions.corrupt(r->log->context, &failure);
 }
@@ -227,7 +231,9 @@ static void listed(struct store_request *request)
             recovery_end(r, E_CORRUPT);
             return;
         }
-    recovery_go(r, step_epoch);
+    if (r->metadata.damaged)
+        recovery_report(r, "an earlier start found damage that nobody has accepted yet");
+    recovery_go(r, recovery_look);
 }
 
 static void step_list(struct recovery *r)
@@ -236,9 +242,25 @@ static void step_list(struct recovery *r)
     recovery_submit(r, listed);
 }
 
-/* The epoch moves first: whoever had the log before can change nothing any more. */
-static void step_epoch(struct recovery *r)
+static bool remove_orphan(struct recovery *r);
+
+static void step_orphans(struct recovery *r)
 {
+    if (remove_orphan(r))
+        return;
+    r->at = 0;
+    recovery_go(r, recovery_seal);
+}
+
+/* The epoch is the first thing that changes. */
+void recovery_ask(struct recovery *r)
+{
+    int result = r->functions.told ? r->functions.told(r->log->context, &r->failure) : 0;
+
+    if (result < 0) {
+        recovery_end(r, result);
+        return;
+    }
     r->waits_for_metadata = true;
     metadata_touch(r->log);
 }
@@ -251,7 +273,7 @@ static void orphan_removed(struct store_request *request)
         log_warning(r->log->options.logger, "log", "%s, which no list names, stays: %s",
                     r->names[r->names_at], request->failure.text);
     r->names_at++;
-    recovery_go(r, recovery_look);
+    recovery_go(r, step_orphans);
 }
 
 void recovery_metadata_done(struct log *log)
@@ -261,11 +283,11 @@ void recovery_metadata_done(struct log *log)
     if (!r || !r->waits_for_metadata)
         return;
     r->waits_for_metadata = false;
-    recovery_go(r, recovery_look);
+    recovery_go(r, step_orphans);
 }
 
 /* Files that the metadata does not list: made and never listed, or dead and not yet gone. */
-bool recovery_remove_orphan(struct recovery *r)
+static bool remove_orphan(struct recovery *r)
 {
     uint64_t id;
 

@@ -240,8 +240,6 @@ void recovery_look(struct recovery *r)
 {
     struct log *log = r->log;
 
-    if (recovery_remove_orphan(r))
-        return;
     if (r->at == log->segments_count) {
         recovery_go(r, recovery_judge);
         return;

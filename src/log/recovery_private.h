@@ -90,14 +90,12 @@ void recovery_close(struct recovery *r, void (*next)(struct recovery *r));
 void recovery_scan(struct recovery *r, const struct scan_visitor *visitor, uint64_t offset,
                    uint64_t scan_end, bool footer, void (*next)(struct recovery *r));
 
-/* Removes the next file that no list names; then LOOK goes on. False: there is none. */
-bool recovery_remove_orphan(struct recovery *r);
-
 /* The steps, in this order. */
 void recovery_look(struct recovery *r);
 void recovery_judge(struct recovery *r);
 void recovery_catalog(struct recovery *r);
 void recovery_tell(struct recovery *r);
+void recovery_ask(struct recovery *r);
 void recovery_seal(struct recovery *r);
 
 /* Of those who visit a footer. */

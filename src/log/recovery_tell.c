@@ -391,8 +391,7 @@ void recovery_tell(struct recovery *r)
     while (r->at < log->segments_count && segment_now(r)->info.first_block == 0)
         r->at++;
     if (r->at == log->segments_count) {
-        r->at = 0;
-        recovery_go(r, recovery_seal);
+        recovery_go(r, recovery_ask);
         return;
     }
     recovery_open(r, segment_now(r)->was_unsealed, tell_file);

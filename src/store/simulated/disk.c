@@ -400,6 +400,11 @@ struct simulated_faults *simulated_disk_faults(struct simulated_disk *disk)
     return &disk->faults;
 }
 
+uint64_t simulated_disk_changes(const struct simulated_disk *disk)
+{
+    return disk->changes;
+}
+
 uint64_t simulated_disk_flips(const struct simulated_disk *disk)
 {
     return disk->flips;

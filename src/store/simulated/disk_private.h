@@ -57,7 +57,7 @@ struct simulated_disk {
     struct list files;
     struct disk_meta meta;
     struct disk_meta meta_perhaps; /* of a write that failed: after a crash it may be there */
-    uint64_t flips;
+    uint64_t flips, changes;
     struct store *store;
     void (*store_crash)(struct store *store);
 };

@@ -282,20 +282,27 @@ static void operation_free(struct operation *o)
     pool_give(&o->store->pool, o);
 }
 
+static bool changes_file(enum store_operation operation)
+{
+    return operation == STORE_WRITE || operation == STORE_WRITE_SYNC ||
+           operation == STORE_TRUNCATE || operation == STORE_SEAL;
+}
+
+static bool changes_disk(enum store_operation operation)
+{
+    return changes_file(operation) || operation == STORE_CREATE || operation == STORE_REMOVE ||
+           operation == STORE_META_WRITE;
+}
+
 static void operation_fire(struct timer *timer)
 {
     struct operation *o = CONTAINER_OF(timer, struct operation, timer);
     struct store_request *request = o->request;
 
+    o->store->disk->changes += changes_disk(request->operation);
     request->result = actions[request->operation](o, request);
     operation_free(o);
     request->done(request);
-}
-
-static bool changes_file(enum store_operation operation)
-{
-    return operation == STORE_WRITE || operation == STORE_WRITE_SYNC ||
-           operation == STORE_TRUNCATE || operation == STORE_SEAL;
 }
 
 /* Must the second, asked for later, wait for the first? */

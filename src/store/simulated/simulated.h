@@ -39,6 +39,9 @@ uint64_t simulated_disk_used(const struct simulated_disk *disk);
  * one. */
 uint64_t simulated_disk_flips(const struct simulated_disk *disk);
 
+/* How often something was made, written, cut, sealed or removed: the same number, the same disk. */
+uint64_t simulated_disk_changes(const struct simulated_disk *disk);
+
 /* E_HELD when a store is open on it. */
 int store_simulated_open(struct loop *loop, struct simulated_disk *disk, struct store **store,
                          struct failure *failure) MUST_CHECK;
