@@ -349,7 +349,10 @@ static void run_by_seed(uint64_t seed, bool apart, bool to_the_end, char *histor
     struct buffer *body = buffer_new(10);
     struct town town;
 
-    (apart ? town_open_apart : town_open)(&town, seed);
+    if (apart)
+        town_open_apart(&town, seed);
+    else
+        town_open(&town, seed);
     for (unsigned i = 0; i < MEMBERS; i++) {
         simulated_options(town.loops[i])->jump_ppm = 50000;
         simulated_options(town.loops[i])->pause_ppm = i * 10000;

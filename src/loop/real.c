@@ -7,6 +7,7 @@
 
 #include "base/assert.h"
 #include "base/memory.h"
+#include "loop/processors.h"
 #include "loop/real_private.h"
 
 #include <arpa/inet.h>
@@ -85,6 +86,12 @@ void real_turn_enter(struct real *real)
         return;
     real->is_in_turn = true;
     loop_turn_begin(&real->loop, real_clock_ns(), wall_clock_ms());
+    atomic_store_explicit(&real->busy_since_ns, real->loop.now_ns, memory_order_relaxed);
+}
+
+uint64_t loop_busy_since_ns(const struct loop *loop)
+{
+    return atomic_load_explicit(&real_of(loop)->busy_since_ns, memory_order_relaxed);
 }
 
 static void after_events(uv_check_t *check)
@@ -94,6 +101,7 @@ static void after_events(uv_check_t *check)
     real_turn_enter(real);
     loop_turn_end(&real->loop);
     real->is_in_turn = false;
+    atomic_store_explicit(&real->busy_since_ns, 0, memory_order_relaxed);
     if (real->loop.stopping)
         uv_stop(&real->uv);
 }
@@ -195,6 +203,26 @@ static int help(struct loop *loop, struct job *job)
     ASSERT(result == 0);
     loop->jobs++;
     return 0;
+}
+
+static void nothing_work(uv_work_t *work)
+{
+    (void)work;
+}
+
+static void nothing_done(uv_work_t *work, int status)
+{
+    (void)work;
+    (void)status;
+}
+
+int loop_bind(struct loop *loop, unsigned index, unsigned processors_min)
+{
+    struct real *real = real_of(loop);
+    int result = uv_queue_work(&real->uv, &real->nothing, nothing_work, nothing_done);
+
+    ASSERT(result == 0);
+    return processors_bind(index, processors_min);
 }
 
 static void post_add(struct loop *loop, struct post *post)

@@ -18,6 +18,14 @@ struct loop *loop_new_real(struct failure *failure) MUST_CHECK;
 int loop_on_signal(struct loop *loop, int signal_number,
                    void (*caught)(void *context, int signal_number), void *context) MUST_CHECK;
 
+/* Since when (by the monotonic clock) the present turn lasts, 0 while the loop waits; from any
+ * thread. */
+uint64_t loop_busy_since_ns(const struct loop *loop);
+
+/* Binds the calling thread, which will run the loop, to a processor: see processors_bind(). Helper
+ * threads are made before, so they stay free. */
+int loop_bind(struct loop *loop, unsigned index, unsigned processors_min) MUST_CHECK;
+
 /* A stream over a connected socket, which it takes (also when it fails: E_LIMIT, E_IO). */
 int stream_of_socket(struct loop *loop, int descriptor, struct stream **stream) MUST_CHECK;
 

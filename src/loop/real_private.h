@@ -22,6 +22,8 @@ struct real {
     _Atomic(struct post *) posts; /* newest first */
     struct list signals;
     bool is_in_turn;
+    _Atomic uint64_t busy_since_ns; /* for the watchdog */
+    uv_work_t nothing;              /* makes the helper threads */
     uint8_t random[RANDOM_POOL];
     size_t random_left;
 };
