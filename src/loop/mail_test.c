@@ -344,6 +344,17 @@ static void write_some(struct town *town, unsigned count, struct buffer *body)
     }
 }
 
+/* Somebody's next parcels need what somebody has not applied yet. */
+static void move_stamps(struct town *town, uint64_t round)
+{
+    struct member *sender = &town->members[loop_random(town->loop) % MEMBERS];
+    struct member *reader = &town->members[loop_random(town->loop) % MEMBERS];
+
+    mailbox_stamp(sender->box, round);
+    reader->accepted_stamp = round;
+    mailbox_retry(reader->box);
+}
+
 /* Ends at the end, or in the middle. */
 static void run_by_seed(uint64_t seed, bool apart, bool to_the_end, char *history, size_t *size)
 {
@@ -359,11 +370,16 @@ static void run_by_seed(uint64_t seed, bool apart, bool to_the_end, char *histor
         simulated_options(town.loops[i])->pause_ppm = i * 10000;
     }
     town.members[1].history = history;
-    for (int round = 0; round < 60; round++) {
+    for (unsigned round = 0; round < 60; round++) {
         write_some(&town, 30, body);
+        move_stamps(&town, round);
         simulated_run_turns(town.loop, loop_random(town.loop) % 10);
     }
     if (to_the_end) {
+        for (unsigned i = 0; i < MEMBERS; i++) {
+            town.members[i].accepted_stamp = UINT64_MAX;
+            mailbox_retry(town.members[i].box);
+        }
         assert_true(simulated_run_idle(town.loop, 10000));
         for (unsigned from = 0; from < MEMBERS; from++) {
             for (unsigned to = 0; to < MEMBERS; to++)
