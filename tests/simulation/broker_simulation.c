@@ -725,8 +725,10 @@ static bool begin_life(struct world *w)
     options.password_cost = (struct password_cost){8, 1};
     options.pending_ppm = 200000;
     options.hot_bytes_max = w->seed % 3 ? 20000 : 64u << 20;
-    options.log.segment_bytes_min = options.log.segment_bytes_max = 1u << 20;
-    options.log.checkpoint_bytes = 300000;
+    /* small, so that segments fill, are checkpointed and go within a short life */
+    options.log.segment_bytes_min = (uint32_t)(8192u << dice(w, 5));
+    options.log.segment_bytes_max = options.log.segment_bytes_min << dice(w, 3);
+    options.log.checkpoint_bytes = (uint32_t)(5000 + dice(w, 100000));
     options.log.disk_reserve_bytes = 2u << 20;
     w->started = w->stopped = w->storage_failed = false;
     w->worker = worker_start(&options, on_started, w);
@@ -806,16 +808,29 @@ static void life_over(struct world *w)
     w->life++;
 }
 
+static uint64_t segments_removed(const struct world *w)
+{
+    struct worker_statistics statistics;
+
+    worker_statistics(w->worker, &statistics);
+    return statistics.log.segments_removed;
+}
+
+/* Some lives end when the log has just given up something, where a crash shows whether it could. */
 static void live(struct world *w)
 {
     uint64_t steps = 20 + dice(w, 200);
+    uint64_t until = dice(w, 2) ? 0 : segments_removed(w) + 1 + dice(w, 2);
 
     for (unsigned i = 0; i < ACTORS; i++)
         actor_open(w, i);
     for (uint64_t i = 0; i < steps; i++) {
         act(&w->actors[dice(w, ACTORS)]);
-        if (dice(w, 3) == 0)
-            simulated_run_for(w->loop, dice(w, 5) == 0 ? 20 * NANOSECONDS_PER_MS : 200000);
+        for (unsigned turn = dice(w, 3) ? 0 : dice(w, 5) ? 2 : 200; turn > 0; turn--) {
+            simulated_run_for(w->loop, 100000);
+            if (until && segments_removed(w) >= until)
+                return;
+        }
     }
     worker_check(w->worker);
 }
