@@ -420,7 +420,8 @@ static void start_worker(struct process *process)
 
     worker_options_default(&worker);
     worker.loop = process->loop;
-    worker.store = process->store;
+    worker.stores = &process->store;
+    worker.store_count = 1;
     worker.logger = &process->logger;
     fill_broker_settings(&worker.settings, s);
     worker.log.sync = sync_policy(s->sync);

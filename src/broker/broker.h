@@ -19,8 +19,8 @@
  * rest. Names are bytes, at most 255, checked to be UTF-8 by the protocol.
  *
  * Memory: `struct client` belongs to the broker, from client_open() to client_close(). Handles
- * (struct queue, struct consumer) belong to the broker; a lease or a consumer keeps its queue alive
- * as memory, even when it is deleted: then settling does nothing.
+ * (struct catalog_queue, struct consumer) belong to the broker; a lease or a consumer keeps its
+ * queue alive as memory, even when it is deleted: then settling does nothing.
  */
 #ifndef SLUICE_BROKER_BROKER_H
 #define SLUICE_BROKER_BROKER_H
@@ -30,7 +30,7 @@
 
 struct worker;
 struct client;
-struct queue;
+struct catalog_queue;
 struct consumer;
 struct publisher;
 struct request;
@@ -42,7 +42,7 @@ struct request;
 /* A message that was given out and is not settled. Holds a reference on the queue's memory until
  * settled. */
 struct lease {
-    struct queue *queue;
+    struct catalog_queue *queue;
     uint64_t sequence;
 };
 
@@ -108,9 +108,18 @@ struct request {
     /* The broker's from here. */
     struct client *client;
     struct list link;
-    uint64_t wait_block;
-    bool is_get; /* its result may hold a lease */
-    void *internal;
+    struct mark {
+        struct line *line; /* NULL: nothing to wait for */
+        uint64_t number;
+    } waits[2]; /* before it is complete, one after the other */
+    /* The step after that (which looks at the failure first), or NULL: DONE, and the request goes
+     * on to its marks and next step, or PENDING, and somebody calls request_go_on(). */
+    int (*next)(struct request *request);
+    bool is_get;         /* its result may hold a lease, */
+    bool settles_itself; /* unless it is settled already */
+    uint32_t peer;       /* of what it speaks of, where that is elsewhere, */
+    uint64_t number;     /* and which one there */
+    void *internal;      /* memory; free() is enough when all is given up */
 };
 
 /* ---- clients ---- */

@@ -5,52 +5,62 @@
 #include "auth/remembered.h"
 #include "base/assert.h"
 #include "base/memory.h"
-#include "broker/catalog.h"
+#include "broker/places.h"
 #include "broker/worker.h"
 
 struct worker {
     struct worker_options options;
+    unsigned index, count; /* which one of how many */
     struct loop *loop;
     const struct logger *logger;
-    struct log *log;
-    struct queue_host host;
+
+    struct shard **shards; /* those hosted here: number index + 1, then every count-th */
+    unsigned shard_count;
+    unsigned shards_open;    /* while it stops */
+    uint32_t balance;        /* of shards, for new queues */
+    struct peer **peers;     /* by index; NULL for itself */
+    struct mailbox *mailbox; /* NULL: it is alone */
+
     struct catalog catalog;
     bool catalog_is_suspect; /* recovery met corruption: what is unknown is kept */
+    struct changes *changes;
+
+    /* Events of the catalog, by number: on disk if they are to be, and applied by every worker. */
+    struct line catalog_settled;
 
     struct account memory;   /* all that clients made grow */
     struct account messages; /* of which messages and queues */
 
     struct list clients;
+    struct map clients_by_id;
+    uint64_t client_last; /* id */
     uint32_t client_count;
     bool stopping;
 
-    struct list durable_requests; /* by growing wait_block */
-    struct list completions;      /* requests that are complete, not yet told */
-    struct list jobs;             /* requests with work proportional to a count: a slice per turn */
-    struct list cancellations;    /* subscriptions that the broker ended, not yet told */
-    struct task tell;             /* completions, cancellations */
-    struct task work;             /* jobs, discards */
-    struct list discards;         /* deleted queues that are given back in slices */
+    struct list completions;   /* requests that are complete, not yet told */
+    struct list jobs;          /* requests with work proportional to a count: a slice per turn */
+    struct list cancellations; /* subscriptions that the broker ended, not yet told */
+    struct task tell;          /* completions, cancellations */
+    struct task work;          /* jobs, discards */
 
-    struct list publishers_waiting; /* for a block */
-    struct list publishers_ready;
+    struct list publishers_ready; /* have something to tell */
     struct task confirm;
 
     struct list flow_waiters; /* clients */
     enum flow flow;
-    bool disk_is_low, storage_failed;
+    enum flow flow_told; /* to peers, as well as */
+    uint64_t memory_told;
+    bool disk_is_low;
     struct timer watch;
 
     struct remembered remembered;
     struct list logins;        /* being verified by a helper */
     struct list login_waiters; /* all helpers are busy */
 
-    struct checkpoint_job *checkpoint;
-    bool last_checkpoint; /* the one of a clean stop is written */
     struct cooling *cooling;
     struct route_result routed;
-    struct log_target *targets; /* scratch of publishing */
-    size_t targets_capacity;
+    struct place **places; /* scratch of publishing: where the message at hand goes */
+    size_t places_capacity;
 
     uint64_t published, delivered;
 
@@ -65,6 +75,7 @@ struct worker {
 struct client {
     struct worker *worker;
     struct client_options options;
+    uint64_t id;
     char peer_host[ADDRESS_TEXT_MAX];
     struct list link;
     struct account account;
@@ -79,41 +90,82 @@ struct client {
     struct list publishers;
     struct list flow_link;
     enum flow flow_told;
-    uint32_t outstanding; /* requests */
+    struct peer *out_of_credit; /* it has published there, and has to wait */
+    uint32_t outstanding;       /* requests */
     bool closed;
+    bool is_proxy; /* of another worker, see peer.h */
     struct route_cache *routes;
 };
 
+/* Of a client here to a queue anywhere. */
 struct subscription {
-    struct consumer consumer;
+    struct consumer consumer; /* its queue is NULL while it is in none that is hosted here */
     struct client *client;
     void *cookie;
     char *tag;
     bool exclusive;
     bool ended; /* by the broker; the session is to be told */
     struct list client_link, queue_link, cancel_link;
+
+    /* Where the queue lives with a peer: */
+    struct peer *peer;
+    uint64_t queue_id;
+    uint64_t number; /* by which the peer knows it */
+    bool is_asked;   /* whether it may is not answered yet */
+    struct task resume;
+    struct list held; /* deliveries that the session had no room for; struct held */
 };
+
+static inline struct client_identity client_identity(const struct client *client)
+{
+    return (struct client_identity){client->worker->index, client->id};
+}
+
+/* The worker that hosts shard 1 decides about the catalog. */
+static inline bool worker_has_catalog(const struct worker *worker)
+{
+    return worker->index == 0;
+}
+
+static inline struct log *catalog_log(const struct worker *worker)
+{
+    ASSERT(worker_has_catalog(worker));
+    return worker->shards[0]->log;
+}
+
+/* Where a queue that a client of this worker declares is to live: here, or, when it is nobody's own
+ * and queues are to be balanced, anywhere. */
+uint32_t worker_new_queue_shard(struct worker *worker, bool exclusive);
+
+/* Where the queues of that shard are, as seen from this worker. */
+struct place *worker_place(const struct worker *worker, unsigned shard);
 
 /* ---- requests (client.c) ---- */
 
-/* At the start of each request function, and at its end. `wait_block` of the request is 0 or what
- * must be durable. */
+/* At the start of each request function, and at its end: then the request waits for its marks
+ * (request_wait()), as far as it has not failed, does `next`, and is complete. */
 void request_begin(struct client *client, struct request *request);
 int request_end(struct request *request) MUST_CHECK;
+void request_wait(struct request *request, struct line *line, uint64_t number);
 
-/* A request that is pending for another reason: it will be completed by request_complete(). */
-int request_park(struct request *request) MUST_CHECK;
+/* From a turn of the broker's own, for a request that is pending: as request_end(). */
+void request_go_on(struct request *request);
 
-/* From a turn of the broker's own. */
+/* The same, without waiting for anything. */
 void request_complete(struct request *request);
 
 /* Gives up what helpers are at work on (the loop is never run again). */
 void logins_free(struct worker *worker);
 
-void worker_durable(struct worker *worker, uint64_t block);
-
 /* Releases the memory of a client that is given up: nobody is told. */
 void client_abandon(struct client *client);
+
+/* A client that is no connection: in nobody's list, never limited. */
+struct client *client_new_proxy(struct worker *worker, const struct client_events *events,
+                                void *session);
+
+/* NULL: it has closed. */
+struct client *worker_client(const struct worker *worker, uint64_t id);
 
 /* ---- permissions (client.c) ---- */
 
@@ -123,44 +175,62 @@ enum access { ACCESS_CONFIGURE, ACCESS_WRITE, ACCESS_READ };
 int client_may(struct client *client, enum access access, const char *kind, struct slice name,
                struct failure *failure) MUST_CHECK;
 
-/* ---- topology (topology.c) ---- */
+/* ---- changes of the catalog (change.c; more in change.h) ---- */
 
-/* Logs the event, applies it. E_FULL, E_FAILED with text. */
-int catalog_record(struct worker *worker, const struct writer *event,
-                   struct failure *failure) MUST_CHECK;
+/* Largest event: names, and arguments up to what the log takes. */
+#define EVENT_BYTES_MAX LOG_CATALOG_MAX
 
-/* Takes the queue out of the catalog, ends its consumers, begins its discarding. Logs if it is
- * durable. */
+/* Takes the queue out of the catalog, from any worker, without anybody waiting for it: it is
+ * unused, or its owner is gone. */
 void worker_delete_queue(struct worker *worker, struct catalog_queue *queue);
 
-/* The last consumer has gone, or a single reference. */
-void queue_release(struct queue *queue);
+/* ---- topology (topology.c) ---- */
 
 /* The queue of that name, which this client may use. E_NOT_FOUND, E_LOCKED. */
 int client_find_queue(struct client *client, struct slice name, struct catalog_queue **queue,
                       struct failure *failure) MUST_CHECK;
 
-/* It is in use: its expiry begins anew. */
-void queue_used(struct catalog_queue *queue);
+/* The part that is done where the queue is: a step of the request, see request.next. */
+int counts_here(struct request *request, struct hosted *hosted) MUST_CHECK;
+int delete_here(struct request *request, struct hosted *hosted, bool if_unused,
+                bool if_empty) MUST_CHECK;
+
+/* The catalog's callbacks. */
 void queue_added(void *context, struct catalog_queue *queue);
 void queue_dropped(void *context, struct catalog_queue *queue);
-bool worker_discard_slice(struct worker *worker); /* true when nothing is left */
 
 /* A new virtual host with its predeclared exchanges. */
 int worker_create_vhost(struct worker *worker, struct slice name,
                         struct failure *failure) MUST_CHECK;
 
-/* Largest event: names, and arguments up to what the log takes. */
-#define EVENT_BYTES_MAX LOG_CATALOG_MAX
-
 /* ---- publishing (publish.c) ---- */
 
+/* The queues that a publish goes to, in an array that is good until the next call. */
+int client_route(struct client *client, const struct publish *publish,
+                 struct catalog_queue ***queues, size_t *count, struct failure *failure) MUST_CHECK;
+
+/* E_FULL or E_FAILED in words. */
+int storage_failure(int result, struct failure *failure);
+
+/* The message is for these queues of this shard: logs it for those that keep it, and gives it to
+ * all. *logged: somebody keeps it. */
+int shard_enqueue(struct shard *shard, struct message *message, struct catalog_queue **queues,
+                  size_t count, bool *logged, struct failure *failure) MUST_CHECK;
+
+/* A publish whose queues (publish->queues of them) are known. */
+int publish_routed(struct client *client, struct publish *publish,
+                   struct catalog_queue **queues) MUST_CHECK;
+
+/* The peer whose line it is has refused these tickets. */
+void publishers_refuse(struct worker *worker, const struct line *line, uint64_t first,
+                       uint64_t last);
+
 void publisher_free(struct publisher *publisher);
-void publishers_durable(struct worker *worker, uint64_t block);
-void publishers_failed(struct worker *worker);
+void publishers_advance(struct worker *worker, struct line *line);
 void publishers_confirm(struct task *task);
 void route_cache_free(struct route_cache *cache);
 void worker_watch(struct timer *timer);
+enum flow worker_flow_here(const struct worker *worker); /* of its own shards alone */
 void worker_flow_changed(struct worker *worker);
 
 /* ---- consuming (consume.c) ---- */
@@ -170,17 +240,31 @@ void subscription_end(
     struct subscription *subscription); /* by the broker: the session is told later */
 void subscription_free(struct subscription *subscription); /* out of the client, told or not */
 
+/* The part that is done where the queue is, once all is checked; for clients and for proxies. */
+struct subscription *subscription_new(struct client *client, const struct subscribe_spec *spec,
+                                      int64_t priority);
+int subscribe_here(struct hosted *hosted, struct subscription *subscription,
+                   struct failure *failure) MUST_CHECK;
+int get_here(struct request *request, struct hosted *hosted) MUST_CHECK;
+int purge_here(struct request *request, struct hosted *hosted) MUST_CHECK;
+void settle_here(struct queue *queue, uint64_t sequence, enum outcome outcome);
+
 /* Its client has closed before it could be told. */
 void get_give_back(struct request *request);
-void getters_fail(struct catalog_queue *queue);
+void getters_fail(struct hosted *hosted);
 bool purge_slice(struct request *request);
-void purge_abandon(struct request *request);
 void subscription_abandon(struct subscription *subscription);
 
 /* ---- checkpoints (checkpoint.c) ---- */
 
-void checkpoint_begin(struct worker *worker, bool catalog);
-void checkpoint_free(struct worker *worker);
+void checkpoint_begin(struct shard *shard, bool catalog);
+void checkpoint_free(struct shard *shard);
+
+/* The ids of the shard's queues that are in its log, in an array that the caller frees. */
+uint64_t *shard_logged_queues(const struct shard *shard, size_t *count);
+
+/* The queue, if it is still there, is hosted here and is in its log. */
+struct queue *worker_logged_queue(const struct worker *worker, uint64_t id);
 
 /* ---- memory pressure (cooling.c) ---- */
 
@@ -190,10 +274,17 @@ void cooling_free(struct worker *worker);
 
 /* ---- recovery and first start (recover.c) ---- */
 
-extern const struct log_recovery worker_recovery;
+extern const struct log_recovery shard_recovery;
 void boot_new(struct worker *worker);
+
+/* By mail: a peer has done its part; the catalog is here; all have done theirs. */
+void boot_peer_started(struct worker *worker, int result, const char *text);
+void boot_catalog_came(struct worker *worker, bool is_suspect);
+void boot_end(struct worker *worker, int result, const char *text);
 void boot_free(struct worker *worker);
-void worker_opened(void *context, int result, const struct log_opened *summary,
-                   const struct failure *failure);
+/* Opens the log; the catalog is known, but where it is in this very log. shard_opened() follows. */
+void shard_open(struct shard *shard);
+void shard_opened(void *context, int result, const struct log_opened *summary,
+                  const struct failure *failure);
 
 #endif

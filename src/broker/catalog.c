@@ -8,13 +8,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-void catalog_init(struct catalog *catalog, struct loop *loop, struct queue_host *host)
+void catalog_init(struct catalog *catalog, uint64_t seed)
 {
     memset(catalog, 0, sizeof *catalog);
-    catalog->seed = loop_random(loop);
-    catalog->loop = loop;
-    catalog->host = host;
+    catalog->seed = seed;
     catalog->next_id = 1;
+    list_init(&catalog->forgotten);
     catalog->routes = route_table_new(catalog->seed);
     map_init_bytes(&catalog->vhosts, catalog->seed);
     map_init_numbers(&catalog->vhosts_by_id, catalog->seed);
@@ -80,7 +79,7 @@ static void id_used(struct catalog *catalog, uint64_t id)
         catalog->next_id = id + 1;
 }
 
-struct vhost *catalog_put_vhost(struct catalog *catalog, uint64_t id, struct slice name)
+static struct vhost *put_vhost(struct catalog *catalog, uint64_t id, struct slice name)
 {
     struct vhost *vhost = catalog_vhost(catalog, name);
 
@@ -175,112 +174,101 @@ static void link_alternates(struct vhost *vhost)
     }
 }
 
-struct catalog_exchange *catalog_put_exchange(struct catalog *catalog, struct vhost *vhost,
-                                              uint64_t id, uint8_t flags, enum exchange_type type,
-                                              struct slice name, struct slice arguments)
+static void put_exchange(struct catalog *catalog, struct vhost *vhost,
+                         const struct exchange_event *event)
 {
-    struct catalog_exchange *exchange = vhost_exchange(vhost, name);
+    struct catalog_exchange *exchange = vhost_exchange(vhost, event->name);
+    struct slice arguments = event->arguments;
     struct slice alternate;
 
-    id_used(catalog, id);
+    id_used(catalog, event->id);
     if (exchange)
-        return exchange;
+        return;
     exchange = memory_new(sizeof *exchange);
-    exchange->id = id;
+    exchange->id = event->id;
     exchange->vhost = vhost;
-    exchange->name = memory_text(name);
-    exchange->type = type;
-    exchange->flags = flags;
+    exchange->name = memory_text(event->name);
+    exchange->type = event->type;
+    exchange->flags = event->flags;
     exchange->arguments = (uint8_t *)memory_text(arguments);
     exchange->arguments_size = arguments.size;
-    exchange->route = route_exchange_add(catalog->routes, id, type);
+    exchange->version = catalog->events;
+    exchange->route = route_exchange_add(catalog->routes, event->id, event->type);
     if (fields_text(arguments, "alternate-exchange", &alternate) &&
         catalog_name_is_valid(alternate))
         exchange->alternate_name = memory_text(alternate);
     vhost->alternates += exchange->alternate_name != NULL;
-    if (name.size == 0)
+    if (event->name.size == 0)
         vhost->default_exchange = exchange;
     else
         map_put(&vhost->exchanges, slice_text(exchange->name), exchange);
-    map_put_number(&catalog->exchanges_by_id, id, exchange);
+    map_put_number(&catalog->exchanges_by_id, event->id, exchange);
     link_alternates(vhost);
     catalog->version++;
-    return exchange;
 }
 
-struct catalog_queue *catalog_put_queue(struct catalog *catalog, struct vhost *vhost, uint64_t id,
-                                        uint8_t flags, struct slice name, struct slice arguments)
+static void put_queue(struct catalog *catalog, struct vhost *vhost, const struct queue_event *event)
 {
-    struct catalog_queue *queue = vhost_queue(vhost, name);
+    struct catalog_queue *queue = vhost_queue(vhost, event->name);
     struct failure failure;
 
-    bool logged = (flags & CATALOG_DURABLE) && !(flags & CATALOG_EXCLUSIVE);
-
-    id_used(catalog, id);
+    id_used(catalog, event->id);
     if (queue)
-        return queue;
+        return;
     queue = memory_new(sizeof *queue);
-    queue_init(&queue->queue, catalog->host, id, logged ? catalog->host->log : NULL);
+    queue->id = event->id;
+    queue->references = 1;
     queue->vhost = vhost;
-    queue->name = memory_text(name);
-    queue->flags = flags;
-    queue->arguments = (uint8_t *)memory_text(arguments);
-    queue->arguments_size = arguments.size;
-    queue->used_ns = loop_now_ns(catalog->loop);
+    queue->name = memory_text(event->name);
+    queue->shard = event->shard;
+    queue->flags = event->flags;
+    queue->owner = event->owner;
+    queue->arguments = (uint8_t *)memory_text(event->arguments);
+    queue->arguments_size = event->arguments.size;
+    queue->version = catalog->events;
     list_init(&queue->owner_link);
-    list_init(&queue->discard_link);
-    list_init(&queue->subscriptions);
-    list_init(&queue->getters);
     /* they were checked when it was declared; what an older release let pass acts as far as it can
      */
-    int result =
-        queue_arguments_check(arguments, queue->name, vhost->name, &queue->settings, &failure);
+    int result = queue_arguments_check(event->arguments, queue->name, vhost->name, &queue->settings,
+                                       &failure);
     (void)result;
     map_put(&vhost->queues, slice_text(queue->name), queue);
-    map_put_number(&catalog->queues_by_id, id, queue);
+    map_put_number(&catalog->queues_by_id, queue->id, queue);
     catalog->version++;
-    catalog->queue_added(catalog->context, queue);
-    return queue;
+    if (catalog->queue_added)
+        catalog->queue_added(catalog->context, queue);
 }
 
 /* ---- taking out ---- */
 
-struct lost {
-    void (*function)(void *context, uint64_t exchange_id);
-    void *context;
-    struct catalog *catalog;
-};
-
 static void binding_lost(void *context, struct route_exchange *source, struct slice key,
                          struct slice arguments)
 {
-    struct lost *lost = context;
-    struct catalog_exchange *exchange =
-        map_get_number(&lost->catalog->exchanges_by_id, route_exchange_id(source));
+    struct catalog *catalog = context;
+    uint64_t id = route_exchange_id(source);
+    struct catalog_exchange *exchange = map_get_number(&catalog->exchanges_by_id, id);
 
     (void)key;
     (void)arguments;
-    if (exchange) {
-        exchange->vhost->binding_count--;
-        if (exchange->type == EXCHANGE_HEADERS)
-            exchange->vhost->headers_bindings--;
-    }
-    if (lost->function)
-        lost->function(lost->context, route_exchange_id(source));
+    if (!exchange)
+        return;
+    exchange->vhost->binding_count--;
+    if (exchange->type == EXCHANGE_HEADERS)
+        exchange->vhost->headers_bindings--;
+    if (catalog->binding_lost)
+        catalog->binding_lost(catalog->context, id);
 }
 
-void catalog_drop_exchange(struct catalog *catalog, struct catalog_exchange *exchange,
-                           void (*function)(void *context, uint64_t exchange_id), void *context)
+static void drop_exchange(struct catalog *catalog, struct catalog_exchange *exchange)
 {
     struct vhost *vhost = exchange->vhost;
-    struct lost lost = {function, context, catalog};
 
     map_remove(&vhost->exchanges, slice_text(exchange->name));
     map_remove_number(&catalog->exchanges_by_id, exchange->id);
     vhost->binding_count -= route_binding_count(exchange->route);
     if (exchange->type == EXCHANGE_HEADERS)
         vhost->headers_bindings -= route_binding_count(exchange->route);
-    route_remove_target(catalog->routes, exchange->id, binding_lost, &lost);
+    route_remove_target(catalog->routes, exchange->id, binding_lost, catalog);
     link_alternates(vhost);
     route_exchange_remove(catalog->routes, exchange->route);
     vhost->alternates -= exchange->alternate_name != NULL;
@@ -291,50 +279,55 @@ void catalog_drop_exchange(struct catalog *catalog, struct catalog_exchange *exc
     free(exchange);
 }
 
-void catalog_drop_queue(struct catalog *catalog, struct catalog_queue *queue,
-                        void (*function)(void *context, uint64_t exchange_id), void *context)
+static void drop_queue(struct catalog *catalog, struct catalog_queue *queue)
 {
-    struct lost lost = {function, context, catalog};
-
     map_remove(&queue->vhost->queues, slice_text(queue->name));
-    map_remove_number(&catalog->queues_by_id, queue->queue.id);
-    route_remove_target(catalog->routes, queue->queue.id, binding_lost, &lost);
-    timer_stop(&queue->expiry);
+    map_remove_number(&catalog->queues_by_id, queue->id);
+    route_remove_target(catalog->routes, queue->id, binding_lost, catalog);
+    queue->dropped = true;
     catalog->version++;
-    catalog->queue_dropped(catalog->context, queue);
+    if (catalog->queue_dropped)
+        catalog->queue_dropped(catalog->context, queue);
+    list_remove(&queue->owner_link);
+    list_append(&catalog->forgotten, &queue->owner_link);
+    catalog_queue_unref(queue);
 }
 
-void catalog_free_queue(struct catalog_queue *queue)
+static void queue_free(struct catalog_queue *queue)
 {
-    queue_fini(&queue->queue);
+    ASSERT(!queue->hosted);
+    list_remove(&queue->owner_link);
     free(queue->name);
     free(queue->arguments);
     free(queue);
 }
 
-bool catalog_bind(struct catalog *catalog, struct catalog_exchange *source,
-                  struct route_target target, struct slice key, struct slice arguments)
+void catalog_queue_unref(struct catalog_queue *queue)
+{
+    ASSERT(queue->references > 0);
+    if (--queue->references == 0)
+        queue_free(queue);
+}
+
+static void bind(struct catalog *catalog, struct catalog_exchange *source,
+                 struct route_target target, struct slice key, struct slice arguments)
 {
     if (!route_bind(source->route, target, key, arguments))
-        return false;
+        return;
     source->had_bindings = true;
     source->vhost->binding_count++;
     if (source->type == EXCHANGE_HEADERS)
         source->vhost->headers_bindings++;
     catalog->version++;
-    return true;
 }
 
-bool catalog_unbind(struct catalog *catalog, struct catalog_exchange *source,
-                    struct route_target target, struct slice key, struct slice arguments)
+static void unbind(struct catalog *catalog, struct catalog_exchange *source,
+                   struct route_target target, struct slice key, struct slice arguments)
 {
     if (!route_unbind(source->route, target, key, arguments))
-        return false;
-    source->vhost->binding_count--;
-    if (source->type == EXCHANGE_HEADERS)
-        source->vhost->headers_bindings--;
+        return;
+    binding_lost(catalog, source->route, key, arguments);
     catalog->version++;
-    return true;
 }
 
 /* ---- the end ---- */
@@ -367,6 +360,11 @@ void catalog_fini(struct catalog *catalog)
         free(u->tags);
         free(u);
     }
+    cursor = (struct map_cursor){0};
+    for (struct catalog_queue *q; (q = map_next(&catalog->queues_by_id, &cursor));)
+        queue_free(q);
+    for (struct list *link; (link = list_first(&catalog->forgotten));)
+        queue_free(CONTAINER_OF(link, struct catalog_queue, owner_link));
     cursor = (struct map_cursor){0};
     for (struct vhost *v; (v = map_next(&catalog->vhosts_by_id, &cursor));)
         vhost_free(v);
@@ -424,27 +422,70 @@ void catalog_encode_permission(struct writer *w, struct slice user, uint64_t vho
     write_text(w, read);
 }
 
-void catalog_encode_exchange(struct writer *w, uint64_t id, uint64_t vhost, uint8_t flags,
-                             enum exchange_type type, struct slice name, struct slice arguments)
+void catalog_encode_exchange(struct writer *w, const struct exchange_event *event)
 {
     write_u8(w, CATALOG_EXCHANGE);
-    write_varint(w, id);
-    write_varint(w, vhost);
-    write_u8(w, flags);
-    write_u8(w, (uint8_t)type);
-    write_text(w, name);
-    write_text(w, arguments);
+    write_varint(w, event->id);
+    write_varint(w, event->vhost);
+    write_u8(w, event->flags);
+    write_u8(w, (uint8_t)event->type);
+    write_text(w, event->name);
+    write_text(w, event->arguments);
 }
 
-void catalog_encode_queue(struct writer *w, uint64_t id, uint64_t vhost, uint8_t flags,
-                          struct slice name, struct slice arguments)
+int catalog_decode_exchange(struct slice bytes, struct exchange_event *event)
+{
+    struct reader r = reader_of(bytes);
+    bool is_one = read_u8(&r) == CATALOG_EXCHANGE;
+
+    event->id = read_varint(&r);
+    event->vhost = read_varint(&r);
+    event->flags = read_u8(&r);
+    uint8_t type = read_u8(&r);
+    event->type = (enum exchange_type)type;
+    event->name = read_text(&r);
+    event->arguments = read_text(&r);
+    return is_one && !r.failed && type < EXCHANGE_TYPES ? 0 : E_CORRUPT;
+}
+
+void catalog_encode_queue(struct writer *w, const struct queue_event *event)
 {
     write_u8(w, CATALOG_QUEUE);
-    write_varint(w, id);
-    write_varint(w, vhost);
-    write_u8(w, flags);
-    write_text(w, name);
-    write_text(w, arguments);
+    write_varint(w, event->id);
+    write_varint(w, event->vhost);
+    write_varint(w, event->shard);
+    write_u8(w, event->flags);
+    if (event->flags & CATALOG_EXCLUSIVE) {
+        write_varint(w, event->owner.worker);
+        write_varint(w, event->owner.client);
+    }
+    write_text(w, event->name);
+    write_text(w, event->arguments);
+}
+
+int catalog_decode_queue(struct slice bytes, struct queue_event *event)
+{
+    struct reader r = reader_of(bytes);
+    bool is_one = read_u8(&r) == CATALOG_QUEUE;
+    uint64_t worker = 0;
+
+    event->id = read_varint(&r);
+    event->vhost = read_varint(&r);
+    uint64_t shard = read_varint(&r);
+    event->flags = read_u8(&r);
+    event->owner = (struct client_identity){0};
+    if (event->flags & CATALOG_EXCLUSIVE) {
+        worker = read_varint(&r);
+        event->owner.client = read_varint(&r);
+    }
+    event->name = read_text(&r);
+    event->arguments = read_text(&r);
+    event->shard = (uint32_t)shard;
+    event->owner.worker = (uint32_t)worker;
+    return is_one && !r.failed && shard > 0 && shard <= CATALOG_SHARDS_MAX &&
+                   worker <= CATALOG_SHARDS_MAX
+               ? 0
+               : E_CORRUPT;
 }
 
 void catalog_encode_drop(struct writer *w, enum catalog_event kind, uint64_t id)
@@ -479,48 +520,45 @@ static int apply_vhost(struct catalog *catalog, struct reader *r)
     if (r->failed || !catalog_name_is_valid(name) ||
         (!catalog_vhost(catalog, name) && !id_is_free(catalog, id)))
         return E_CORRUPT;
-    catalog_put_vhost(catalog, id, name);
+    put_vhost(catalog, id, name);
     return 0;
 }
 
-static int apply_exchange(struct catalog *catalog, struct reader *r)
+static int apply_exchange(struct catalog *catalog, struct slice bytes)
 {
-    uint64_t id = read_varint(r), vhost_id = read_varint(r);
-    uint8_t flags = read_u8(r), type = read_u8(r);
-    struct slice name = read_text(r), arguments = read_text(r);
-    struct vhost *vhost = map_get_number(&catalog->vhosts_by_id, vhost_id);
+    struct exchange_event event;
 
-    if (r->failed || id == 0 || type >= EXCHANGE_TYPES ||
-        (name.size > 0 && !catalog_name_is_valid(name)))
+    if (catalog_decode_exchange(bytes, &event) != 0 || event.id == 0 ||
+        (event.name.size > 0 && !catalog_name_is_valid(event.name)))
         return E_CORRUPT;
-    if (vhost && !vhost_exchange(vhost, name) && !id_is_free(catalog, id))
+    struct vhost *vhost = map_get_number(&catalog->vhosts_by_id, event.vhost);
+    if (vhost && !vhost_exchange(vhost, event.name) && !id_is_free(catalog, event.id))
         return E_CORRUPT;
     if (vhost)
-        catalog_put_exchange(catalog, vhost, id, flags, (enum exchange_type)type, name, arguments);
+        put_exchange(catalog, vhost, &event);
     else
         catalog->unknown_records++;
     return 0;
 }
 
-static int apply_queue(struct catalog *catalog, struct reader *r)
+static int apply_queue(struct catalog *catalog, struct slice bytes)
 {
-    uint64_t id = read_varint(r), vhost_id = read_varint(r);
-    uint8_t flags = read_u8(r);
-    struct slice name = read_text(r), arguments = read_text(r);
-    struct vhost *vhost = map_get_number(&catalog->vhosts_by_id, vhost_id);
+    struct queue_event event;
 
-    if (r->failed || id == 0 || !catalog_name_is_valid(name))
+    if (catalog_decode_queue(bytes, &event) != 0 || event.id == 0 ||
+        !catalog_name_is_valid(event.name))
         return E_CORRUPT;
-    if (vhost && !vhost_queue(vhost, name) && !id_is_free(catalog, id))
+    struct vhost *vhost = map_get_number(&catalog->vhosts_by_id, event.vhost);
+    if (vhost && !vhost_queue(vhost, event.name) && !id_is_free(catalog, event.id))
         return E_CORRUPT;
     if (vhost)
-        catalog_put_queue(catalog, vhost, id, flags, name, arguments);
+        put_queue(catalog, vhost, &event);
     else
         catalog->unknown_records++;
     return 0;
 }
 
-static int apply_binding(struct catalog *catalog, struct reader *r, bool bind)
+static int apply_binding(struct catalog *catalog, struct reader *r, enum catalog_event kind)
 {
     uint64_t source_id = read_varint(r), target_id = read_varint(r);
     struct slice key = read_text(r), arguments = read_text(r);
@@ -535,10 +573,10 @@ static int apply_binding(struct catalog *catalog, struct reader *r, bool bind)
         return 0;
     }
     struct route_target target = {target_id, exchange ? exchange->route : NULL, queue};
-    if (bind)
-        catalog_bind(catalog, source, target, key, arguments);
+    if (kind == CATALOG_BINDING)
+        bind(catalog, source, target, key, arguments);
     else
-        catalog_unbind(catalog, source, target, key, arguments);
+        unbind(catalog, source, target, key, arguments);
     return 0;
 }
 
@@ -547,17 +585,17 @@ static int apply_drop(struct catalog *catalog, enum catalog_event kind, uint64_t
     if (kind == CATALOG_EXCHANGE_DROP) {
         struct catalog_exchange *exchange = map_get_number(&catalog->exchanges_by_id, id);
         if (exchange)
-            catalog_drop_exchange(catalog, exchange, NULL, NULL);
+            drop_exchange(catalog, exchange);
     } else {
         struct catalog_queue *queue = catalog_queue_by_id(catalog, id);
         if (queue)
-            catalog_drop_queue(catalog, queue, NULL, NULL);
+            drop_queue(catalog, queue);
     }
     id_used(catalog, id);
     return 0;
 }
 
-int catalog_apply(struct catalog *catalog, struct slice event)
+static int apply(struct catalog *catalog, struct slice event)
 {
     struct reader r = reader_of(event);
     uint8_t kind = read_u8(&r);
@@ -586,9 +624,9 @@ int catalog_apply(struct catalog *catalog, struct slice event)
         return r.failed ? E_CORRUPT : put_permission(catalog, user, vhost, configure, write, read);
     }
     case CATALOG_EXCHANGE:
-        return apply_exchange(catalog, &r);
+        return apply_exchange(catalog, event);
     case CATALOG_QUEUE:
-        return apply_queue(catalog, &r);
+        return apply_queue(catalog, event);
     case CATALOG_EXCHANGE_DROP:
     case CATALOG_QUEUE_DROP: {
         uint64_t id = read_varint(&r);
@@ -597,10 +635,16 @@ int catalog_apply(struct catalog *catalog, struct slice event)
     }
     case CATALOG_BINDING:
     case CATALOG_BINDING_DROP:
-        return apply_binding(catalog, &r, kind == CATALOG_BINDING);
+        return apply_binding(catalog, &r, (enum catalog_event)kind);
     default:
         return E_CORRUPT;
     }
+}
+
+int catalog_apply(struct catalog *catalog, struct slice event)
+{
+    catalog->events++;
+    return apply(catalog, event);
 }
 
 /* ---- the snapshot: stages, each over the ids that were there when it began ---- */
@@ -638,7 +682,7 @@ static uint64_t stage_id(unsigned stage, const void *object)
     case STAGE_VHOSTS:
         return ((const struct vhost *)object)->id;
     case STAGE_QUEUES:
-        return ((const struct catalog_queue *)object)->queue.id;
+        return ((const struct catalog_queue *)object)->id;
     case STAGE_EXCHANGES:
     case STAGE_BINDINGS:
         return ((const struct catalog_exchange *)object)->id;
@@ -676,7 +720,7 @@ static bool target_is_durable(const struct catalog *catalog, const struct route_
         return e && (e->flags & CATALOG_DURABLE);
     }
     const struct catalog_queue *queue = target->queue;
-    return queue->queue.log != NULL;
+    return catalog_is_logged(queue->flags);
 }
 
 /* Encodes the cursor's current object; false when there is nothing to write of it (any more). */
@@ -707,16 +751,25 @@ static bool encode_current(const struct catalog *catalog, struct catalog_cursor 
     case STAGE_EXCHANGES: {
         const struct catalog_exchange *e = map_get_number(&catalog->exchanges_by_id, id);
         if (e && (e->flags & CATALOG_DURABLE))
-            catalog_encode_exchange(w, id, e->vhost->id, e->flags, e->type, slice_text(e->name),
-                                    exchange_arguments(e));
+            catalog_encode_exchange(w,
+                                    &(struct exchange_event){.id = id,
+                                                             .vhost = e->vhost->id,
+                                                             .flags = e->flags,
+                                                             .type = e->type,
+                                                             .name = slice_text(e->name),
+                                                             .arguments = exchange_arguments(e)});
         return e && (e->flags & CATALOG_DURABLE);
     }
     case STAGE_QUEUES: {
         const struct catalog_queue *q = map_get_number(&catalog->queues_by_id, id);
-        if (!q || !q->queue.log)
+        if (!q || !catalog_is_logged(q->flags))
             return false;
-        catalog_encode_queue(w, id, q->vhost->id, q->flags, slice_text(q->name),
-                             queue_arguments(q));
+        catalog_encode_queue(w, &(struct queue_event){.id = id,
+                                                      .vhost = q->vhost->id,
+                                                      .shard = q->shard,
+                                                      .flags = q->flags,
+                                                      .name = slice_text(q->name),
+                                                      .arguments = queue_arguments(q)});
         return true;
     }
     default: {

@@ -1,11 +1,12 @@
 /*
  * The catalog: virtual hosts, users, permissions, exchanges, queues and bindings; one worker's
- * copy.
+ * copy. It knows what there is and who may use it, not what is in it: the messages of a queue are
+ * with the worker that hosts its shard (hosted.h).
  *
- * It changes through *events* alone: each durable change is one event, logged and then applied, and
- * recovery applies the same events again; transient objects are put in without logging. Applying is
- * idempotent ("put X as this", "drop X"), so a snapshot may be written while events go on. Ids are
- * 64-bit, of exchanges and queues together, and never used again.
+ * It changes through *events* alone. Each change is one event, which every worker applies to its
+ * copy, in the same order; events of durable objects are logged before, and recovery applies them
+ * again. Applying is idempotent ("put X as this", "drop X"), so a snapshot may be written while
+ * events go on. Ids are 64-bit, of exchanges and queues together, and never used again.
  *
  *   event   kind u8, then:
  *     NEXT_ID        id varint
@@ -17,24 +18,29 @@
  *     PERMISSION_DROP user, vhost varint
  *     EXCHANGE       id varint, vhost varint, flags u8, type u8, name, arguments
  *     EXCHANGE_DROP  id varint
- *     QUEUE          id varint, vhost varint, flags u8, name, arguments
+ *     QUEUE          id varint, vhost varint, shard varint, flags u8, name, arguments;
+ *                    where the flags say exclusive: owner's worker varint, owner's client varint
  *     QUEUE_DROP     id varint
  *     BINDING        source varint, target varint, key, arguments
  *     BINDING_DROP   the same
  *   names and texts: size varint, bytes. flags: enum catalog_flag.
  *
- * The catalog owns all objects. Queues embed struct queue of queue/queue.h, so a lease can outlive
- * the deletion: the object is freed with the last reference, and everybody holding one knows that
- * by `queue.closed`.
+ * The catalog owns all objects. A lease can outlive its queue: the object is freed with the last
+ * reference, and everybody holding one knows that by `dropped`.
  */
 #ifndef SLUICE_BROKER_CATALOG_H
 #define SLUICE_BROKER_CATALOG_H
 
 #include "auth/pattern.h"
+#include "base/list.h"
 #include "base/map.h"
 #include "broker/arguments.h"
-#include "queue/queue.h"
 #include "route/route.h"
+
+struct hosted;
+struct place;
+
+#define CATALOG_SHARDS_MAX 65535u
 
 enum catalog_event {
     CATALOG_NEXT_ID = 1,
@@ -58,7 +64,14 @@ enum catalog_flag {
     CATALOG_INTERNAL = 4,
     CATALOG_PREDECLARED = 8,
     CATALOG_EXCLUSIVE = 16, /* lives as long as its connection, so it is never logged */
+    CATALOG_HIDDEN = 32,    /* nobody chose its name, which is in no list */
 };
+
+/* Is the object in the log? */
+static inline bool catalog_is_logged(uint8_t flags)
+{
+    return (flags & CATALOG_DURABLE) && !(flags & CATALOG_EXCLUSIVE);
+}
 
 struct vhost {
     uint64_t id;
@@ -93,27 +106,33 @@ struct catalog_exchange {
     struct catalog_exchange *alternate; /* as far as it exists */
     char *alternate_name;               /* or NULL */
     bool had_bindings;
-    uint64_t block; /* its event is durable with this block of the log */
+    uint64_t version; /* of the event that made it, see catalog.events */
+};
+
+/* A client anywhere in the process. Worker 0 is the first; client ids begin with 1. */
+struct client_identity {
+    uint32_t worker;
+    uint64_t client; /* 0: nobody */
 };
 
 struct catalog_queue {
-    struct queue queue;
+    uint64_t id;
     struct vhost *vhost;
     char *name;
     uint8_t flags;
-    bool hidden, had_consumers;
-    struct consumer *exclusive_consumer;
-    struct client *owner; /* of an exclusive queue */
-    struct list owner_link;
-    struct list discard_link;
-    struct list subscriptions; /* struct subscription, broker_private.h */
-    struct list getters;       /* requests that wait for a message */
+    bool dropped;                 /* the catalog has forgotten it */
+    uint32_t references;          /* the catalog's, of leases, of what hosts it */
+    uint32_t shard;               /* whose log has its messages; from 1 */
+    struct client_identity owner; /* of an exclusive queue */
     uint8_t *arguments;
     size_t arguments_size;
     struct queue_settings settings;
-    struct timer expiry;
-    uint64_t used_ns; /* the last time it had a consumer, a get or a declaration */
-    uint64_t block;
+    uint64_t version;
+
+    /* The broker's (places.h): how to get at it from this worker. */
+    struct place *place;
+    struct hosted *hosted;  /* NULL: another worker has it */
+    struct list owner_link; /* on its owner's worker; dropped: in catalog.forgotten */
 };
 
 struct catalog {
@@ -122,25 +141,26 @@ struct catalog {
     struct map users;
     struct map permissions; /* by user, 0, vhost id */
     struct map exchanges_by_id, queues_by_id;
+    struct list forgotten; /* dropped queues to which somebody still refers */
     struct route_table *routes;
     uint64_t next_id;
     uint64_t version;        /* grows with each change that may change a route or a permission */
     uint64_t people_version; /* grows with each change of users and permissions */
+    uint64_t events; /* applied so far, as every worker counts them: what mail is stamped with */
     uint64_t seed;
-    struct loop *loop;
-    struct queue_host *host;
     uint64_t unknown_records; /* events that speak of objects that are not there */
 
-    /* Both must be set: a queue was put in (its timer is to be initialized), or taken out: the
-     * catalog has forgotten it, its messages and its memory are the callee's to discard. */
+    /* NULL: nobody wants to know. A queue was put in, or taken out: its reference is still there,
+     * and goes when the callee returns. */
     void (*queue_added)(void *context, struct catalog_queue *queue);
     void (*queue_dropped)(void *context, struct catalog_queue *queue);
+    void (*binding_lost)(void *context, uint64_t exchange_id); /* this exchange, as source */
     void *context;
 };
 
-void catalog_init(struct catalog *catalog, struct loop *loop, struct queue_host *host);
+void catalog_init(struct catalog *catalog, uint64_t seed);
 
-/* Frees everything; queues must have been discarded or are given up with their messages. */
+/* Frees everything, queues to which somebody still refers included. */
 void catalog_fini(struct catalog *catalog);
 
 /* What a virtual host, a user, an exchange or a queue may be called: 1 to 255 bytes, none of them 0
@@ -156,10 +176,13 @@ struct catalog_exchange *vhost_exchange(const struct vhost *vhost, struct slice 
 struct catalog_queue *vhost_queue(const struct vhost *vhost, struct slice name);
 struct catalog_queue *catalog_queue_by_id(const struct catalog *catalog, uint64_t id);
 
-static inline struct catalog_queue *catalog_queue_of(struct queue *queue)
+static inline void catalog_queue_ref(struct catalog_queue *queue)
 {
-    return CONTAINER_OF(queue, struct catalog_queue, queue);
+    queue->references++;
 }
+
+/* Frees it with the last. */
+void catalog_queue_unref(struct catalog_queue *queue);
 
 static inline struct slice exchange_arguments(const struct catalog_exchange *exchange)
 {
@@ -178,10 +201,25 @@ void catalog_encode_vhost(struct writer *w, uint64_t id, struct slice name);
 void catalog_encode_user(struct writer *w, struct slice name, struct slice hash, struct slice tags);
 void catalog_encode_permission(struct writer *w, struct slice user, uint64_t vhost,
                                struct slice configure, struct slice write, struct slice read);
-void catalog_encode_exchange(struct writer *w, uint64_t id, uint64_t vhost, uint8_t flags,
-                             enum exchange_type type, struct slice name, struct slice arguments);
-void catalog_encode_queue(struct writer *w, uint64_t id, uint64_t vhost, uint8_t flags,
-                          struct slice name, struct slice arguments);
+
+struct exchange_event {
+    uint64_t id, vhost;
+    uint8_t flags;
+    enum exchange_type type;
+    struct slice name, arguments;
+};
+void catalog_encode_exchange(struct writer *w, const struct exchange_event *event);
+int catalog_decode_exchange(struct slice bytes, struct exchange_event *event) MUST_CHECK;
+
+struct queue_event {
+    uint64_t id, vhost;
+    uint32_t shard;
+    uint8_t flags;
+    struct client_identity owner; /* written where the flags say exclusive */
+    struct slice name, arguments;
+};
+void catalog_encode_queue(struct writer *w, const struct queue_event *event);
+int catalog_decode_queue(struct slice bytes, struct queue_event *event) MUST_CHECK;
 void catalog_encode_drop(struct writer *w, enum catalog_event kind, uint64_t id);
 void catalog_encode_binding(struct writer *w, enum catalog_event kind, uint64_t source,
                             uint64_t target, struct slice key, struct slice arguments);
@@ -203,28 +241,5 @@ struct catalog_cursor {
 size_t catalog_snapshot_next(const struct catalog *catalog, struct catalog_cursor *cursor,
                              uint8_t *bytes, size_t size);
 void catalog_snapshot_end(struct catalog_cursor *cursor);
-
-/* ---- direct changes, for transient objects and for applying ---- */
-
-struct vhost *catalog_put_vhost(struct catalog *catalog, uint64_t id, struct slice name);
-struct catalog_exchange *catalog_put_exchange(struct catalog *catalog, struct vhost *vhost,
-                                              uint64_t id, uint8_t flags, enum exchange_type type,
-                                              struct slice name, struct slice arguments);
-struct catalog_queue *catalog_put_queue(struct catalog *catalog, struct vhost *vhost, uint64_t id,
-                                        uint8_t flags, struct slice name, struct slice arguments);
-
-/* Removes it and its bindings, from names and routes; told is called for each exchange that lost a
- * binding. */
-void catalog_drop_exchange(struct catalog *catalog, struct catalog_exchange *exchange,
-                           void (*lost)(void *context, uint64_t exchange_id), void *context);
-void catalog_drop_queue(struct catalog *catalog, struct catalog_queue *queue,
-                        void (*lost)(void *context, uint64_t exchange_id), void *context);
-bool catalog_bind(struct catalog *catalog, struct catalog_exchange *source,
-                  struct route_target target, struct slice key, struct slice arguments);
-bool catalog_unbind(struct catalog *catalog, struct catalog_exchange *source,
-                    struct route_target target, struct slice key, struct slice arguments);
-
-/* The last reference is gone. */
-void catalog_free_queue(struct catalog_queue *queue);
 
 #endif

@@ -2,8 +2,6 @@
 #include "broker/catalog.h"
 
 #include "base/memory.h"
-#include "loop/simulated.h"
-
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -11,41 +9,30 @@
 #include <stdlib.h>
 
 struct fixture {
-    struct loop *loop;
-    struct account memory;
-    struct queue_host host;
     struct catalog catalog;
-    struct list dropped;
-    unsigned added;
+    unsigned added, dropped;
 };
-
-static void expired(struct timer *timer)
-{
-    (void)timer;
-}
 
 static void added(void *context, struct catalog_queue *queue)
 {
     struct fixture *f = context;
 
     f->added++;
-    timer_init(&queue->expiry, f->loop, expired);
+    assert_false(queue->dropped);
 }
 
 static void dropped(void *context, struct catalog_queue *queue)
 {
     struct fixture *f = context;
-    list_append(&f->dropped, &queue->discard_link);
+
+    f->dropped++;
+    assert_true(queue->dropped);
 }
 
-static void setup(struct fixture *f, struct loop *loop)
+static void setup(struct fixture *f)
 {
-    *f = (struct fixture){.loop = loop};
-    account_init(&f->memory, NULL, 0);
-    list_init(&f->dropped);
-    f->host = (struct queue_host){.loop = loop, .memory = &f->memory};
-    queue_host_init(&f->host);
-    catalog_init(&f->catalog, loop, &f->host);
+    *f = (struct fixture){0};
+    catalog_init(&f->catalog, 1);
     f->catalog.queue_added = added;
     f->catalog.queue_dropped = dropped;
     f->catalog.context = f;
@@ -53,17 +40,7 @@ static void setup(struct fixture *f, struct loop *loop)
 
 static void teardown(struct fixture *f)
 {
-    struct map_cursor cursor = {0};
-
-    for (struct catalog_queue *q; (q = map_next(&f->catalog.queues_by_id, &cursor));)
-        list_append(&f->dropped, &q->discard_link);
-    for (struct list *link; (link = list_take_first(&f->dropped));) {
-        struct catalog_queue *q = CONTAINER_OF(link, struct catalog_queue, discard_link);
-        queue_abandon(&q->queue);
-        catalog_free_queue(q);
-    }
     catalog_fini(&f->catalog);
-    queue_host_fini(&f->host);
 }
 
 static void apply(struct fixture *f, const struct writer *w)
@@ -82,6 +59,17 @@ static void apply(struct fixture *f, const struct writer *w)
 
 #define NONE slice_of(NULL, 0)
 
+static void exchange(struct writer *w, uint64_t id, uint8_t flags, enum exchange_type type,
+                     const char *name, struct slice arguments)
+{
+    catalog_encode_exchange(w, &(struct exchange_event){.id = id,
+                                                        .vhost = 1,
+                                                        .flags = flags,
+                                                        .type = type,
+                                                        .name = slice_text(name),
+                                                        .arguments = arguments});
+}
+
 /* A virtual host, a user, two exchanges, two queues (one exclusive), bindings between all. */
 static void fill(struct fixture *f)
 {
@@ -90,12 +78,12 @@ static void fill(struct fixture *f)
                                  slice_text("monitoring")));
     EVENT(f, catalog_encode_permission(&w, slice_text("ann"), 1, slice_text("^a"), slice_text(".*"),
                                        slice_text("")));
-    EVENT(f, catalog_encode_exchange(&w, 2, 1, CATALOG_DURABLE, EXCHANGE_DIRECT, NONE, NONE));
-    EVENT(f, catalog_encode_exchange(&w, 3, 1, CATALOG_DURABLE, EXCHANGE_HEADERS, slice_text("h"),
-                                     NONE));
-    EVENT(f, catalog_encode_exchange(&w, 4, 1, CATALOG_DURABLE | CATALOG_AUTO_DELETE,
-                                     EXCHANGE_TOPIC, slice_text("t"), NONE));
-    EVENT(f, catalog_encode_queue(&w, 5, 1, 0, slice_text("transient"), NONE));
+    EVENT(f, exchange(&w, 2, CATALOG_DURABLE, EXCHANGE_DIRECT, "", NONE));
+    EVENT(f, exchange(&w, 3, CATALOG_DURABLE, EXCHANGE_HEADERS, "h", NONE));
+    EVENT(f, exchange(&w, 4, CATALOG_DURABLE | CATALOG_AUTO_DELETE, EXCHANGE_TOPIC, "t", NONE));
+    EVENT(f, catalog_encode_queue(
+                 &w, &(struct queue_event){
+                         .id = 5, .vhost = 1, .shard = 2, .name = slice_text("transient")}));
     EVENT(f, catalog_encode_binding(&w, CATALOG_BINDING, 3, 4, slice_text(""), NONE));
     EVENT(f, catalog_encode_binding(&w, CATALOG_BINDING, 4, 5, slice_text("a.#"), NONE));
 }
@@ -117,11 +105,10 @@ static size_t copy_by_snapshot(struct fixture *from, struct fixture *to)
 static void events_and_snapshot(void **state)
 {
     struct fixture a, b;
-    struct loop *loop = loop_new_simulated(1);
 
     (void)state;
-    setup(&a, loop);
-    setup(&b, loop);
+    setup(&a);
+    setup(&b);
     fill(&a);
     assert_int_equal(a.catalog.next_id, 6);
     assert_int_equal(a.catalog.unknown_records, 0);
@@ -146,22 +133,26 @@ static void events_and_snapshot(void **state)
     assert_int_equal(vhost->binding_count, 1);
     teardown(&a);
     teardown(&b);
-    loop_free(loop);
 }
 
 static void drops(void **state)
 {
     struct fixture f;
-    struct loop *loop = loop_new_simulated(1);
 
     (void)state;
-    setup(&f, loop);
+    setup(&f);
     fill(&f);
     struct vhost *vhost = catalog_vhost(&f.catalog, slice_text("/"));
     EVENT(&f, catalog_encode_binding(&w, CATALOG_BINDING_DROP, 3, 4, slice_text(""), NONE));
     assert_int_equal(vhost->headers_bindings, 0);
+    struct catalog_queue *queue = vhost_queue(vhost, slice_text("transient"));
+    assert_int_equal(queue->shard, 2);
+    catalog_queue_ref(queue); /* a lease: it stays as memory */
     EVENT(&f, catalog_encode_drop(&w, CATALOG_QUEUE_DROP, 5));
+    assert_true(queue->dropped);
+    catalog_queue_unref(queue);
     assert_null(vhost_queue(vhost, slice_text("transient")));
+    assert_int_equal(f.dropped, 1);
     assert_int_equal(vhost->binding_count, 0);
     EVENT(&f, catalog_encode_drop(&w, CATALOG_EXCHANGE_DROP, 4));
     assert_null(vhost_exchange(vhost, slice_text("t")));
@@ -169,55 +160,51 @@ static void drops(void **state)
     EVENT(&f, catalog_encode_drop(&w, CATALOG_QUEUE_DROP, 77));
     assert_int_equal(f.catalog.next_id, 78);
     /* what speaks of what is not there is counted */
-    EVENT(&f, catalog_encode_queue(&w, 80, 99, 0, slice_text("q"), NONE));
+    EVENT(&f, catalog_encode_queue(
+                  &w, &(struct queue_event){
+                          .id = 80, .vhost = 99, .shard = 1, .name = slice_text("q")}));
     EVENT(&f, catalog_encode_binding(&w, CATALOG_BINDING, 3, 99, slice_text(""), NONE));
     assert_int_equal(f.catalog.unknown_records, 2);
     teardown(&f);
-    loop_free(loop);
 }
 
 static void nonsense(void **state)
 {
     struct fixture f;
-    struct loop *loop = loop_new_simulated(1);
     uint8_t bytes[64];
 
     (void)state;
-    setup(&f, loop);
+    setup(&f);
     fill(&f);
     struct writer w = writer_of(bytes, sizeof bytes);
-    catalog_encode_exchange(&w, 9, 1, 0, EXCHANGE_TOPIC, slice_text("name"), NONE);
+    exchange(&w, 9, 0, EXCHANGE_TOPIC, "name", NONE);
     for (size_t size = 0; size < writer_size(&w); size++)
         assert_int_equal(catalog_apply(&f.catalog, slice_of(bytes, size)), E_CORRUPT);
     bytes[0] = 200;
     assert_int_equal(catalog_apply(&f.catalog, slice_of(bytes, writer_size(&w))), E_CORRUPT);
     teardown(&f);
-    loop_free(loop);
 }
 
 static void alternates_find_each_other(void **state)
 {
     struct fixture f;
-    struct loop *loop = loop_new_simulated(1);
     uint8_t arguments[128];
     struct writer a = writer_of(arguments, sizeof arguments);
 
     (void)state;
-    setup(&f, loop);
+    setup(&f);
     fill(&f);
     fields_put_text(&a, "alternate-exchange", slice_text("later"));
-    EVENT(&f, catalog_encode_exchange(&w, 10, 1, CATALOG_DURABLE, EXCHANGE_DIRECT,
-                                      slice_text("first"), slice_of(arguments, writer_size(&a))));
+    EVENT(&f, exchange(&w, 10, CATALOG_DURABLE, EXCHANGE_DIRECT, "first",
+                       slice_of(arguments, writer_size(&a))));
     struct vhost *vhost = catalog_vhost(&f.catalog, slice_text("/"));
     assert_null(vhost_exchange(vhost, slice_text("first"))->alternate);
-    EVENT(&f, catalog_encode_exchange(&w, 11, 1, CATALOG_DURABLE, EXCHANGE_DIRECT,
-                                      slice_text("later"), NONE));
+    EVENT(&f, exchange(&w, 11, CATALOG_DURABLE, EXCHANGE_DIRECT, "later", NONE));
     assert_ptr_equal(vhost_exchange(vhost, slice_text("first"))->alternate,
                      vhost_exchange(vhost, slice_text("later")));
     EVENT(&f, catalog_encode_drop(&w, CATALOG_EXCHANGE_DROP, 11));
     assert_null(vhost_exchange(vhost, slice_text("first"))->alternate);
     teardown(&f);
-    loop_free(loop);
 }
 
 int main(void)

@@ -5,7 +5,7 @@
 
 struct checkpoint_job {
     struct task task;
-    struct worker *worker;
+    struct shard *shard;
     bool catalog;
     bool exact; /* a clean stop: nothing will be delivered any more */
     struct catalog_cursor cursor;
@@ -15,48 +15,58 @@ struct checkpoint_job {
 
 static bool snapshot_slice(struct checkpoint_job *job, uint64_t since_ns)
 {
-    struct worker *worker = job->worker;
+    struct worker *worker = job->shard->place.worker;
+    struct log *log = job->shard->log;
     uint8_t *bytes = memory_new(EVENT_BYTES_MAX);
     size_t size = 0;
     bool over = false;
 
     while (!over && (size = catalog_snapshot_next(&worker->catalog, &job->cursor, bytes,
                                                   EVENT_BYTES_MAX)) > 0) {
-        log_snapshot_item(worker->log, slice_of(bytes, size));
+        log_snapshot_item(log, slice_of(bytes, size));
         over = loop_precise_ns(worker->loop) - since_ns > TURN_SLICE_NS;
     }
     free(bytes);
     if (size > 0)
         return false;
     catalog_snapshot_end(&job->cursor);
-    log_snapshot_end(worker->log);
+    log_snapshot_end(log);
     job->catalog = false;
     return true;
 }
 
-static void collect(struct checkpoint_job *job)
+uint64_t *shard_logged_queues(const struct shard *shard, size_t *count)
 {
-    const struct map *queues = &job->worker->catalog.queues_by_id;
+    const struct map *queues = &shard->place.worker->catalog.queues_by_id;
     struct map_cursor cursor = {0};
+    uint64_t *ids = memory_new((map_count(queues) + 1) * sizeof *ids);
 
-    job->ids = memory_new((map_count(queues) + 1) * sizeof *job->ids);
-    for (struct catalog_queue *q; (q = map_next(queues, &cursor));) {
-        if (q->queue.log)
-            job->ids[job->count++] = q->queue.id;
+    *count = 0;
+    for (const struct catalog_queue *q; (q = map_next(queues, &cursor));) {
+        if (q->shard == shard->number && q->hosted && q->hosted->queue.log)
+            ids[(*count)++] = q->id;
     }
+    return ids;
+}
+
+struct queue *worker_logged_queue(const struct worker *worker, uint64_t id)
+{
+    const struct catalog_queue *q = catalog_queue_by_id(&worker->catalog, id);
+    return q && q->hosted && q->hosted->queue.log ? &q->hosted->queue : NULL;
 }
 
 static bool states_slice(struct checkpoint_job *job, uint64_t since_ns)
 {
-    struct worker *worker = job->worker;
+    struct worker *worker = job->shard->place.worker;
 
     if (!job->ids)
-        collect(job);
+        job->ids = shard_logged_queues(job->shard, &job->count);
     while (job->at < job->count) {
-        struct catalog_queue *q = catalog_queue_by_id(&worker->catalog, job->ids[job->at++]);
-        bool inexact = q && job->exact && q->queue.mark_logged > q->queue.fresh;
-        if (q && (q->queue.is_dirty || inexact || log_state_is_wanted(worker->log, q->queue.id)))
-            queue_write_state(&q->queue, job->exact);
+        struct queue *queue = worker_logged_queue(worker, job->ids[job->at++]);
+        bool inexact = queue && job->exact && queue->mark_logged > queue->fresh;
+        if (queue &&
+            (queue->is_dirty || inexact || log_state_is_wanted(job->shard->log, queue->id)))
+            queue_write_state(queue, job->exact);
         if (loop_precise_ns(worker->loop) - since_ns > TURN_SLICE_NS)
             return false;
     }
@@ -66,36 +76,40 @@ static bool states_slice(struct checkpoint_job *job, uint64_t since_ns)
 static void checkpoint_run(struct task *task)
 {
     struct checkpoint_job *job = CONTAINER_OF(task, struct checkpoint_job, task);
-    struct worker *worker = job->worker;
-    uint64_t since_ns = loop_precise_ns(worker->loop);
+    struct shard *shard = job->shard;
+    struct loop *loop = shard->place.worker->loop;
+    uint64_t since_ns = loop_precise_ns(loop);
 
     if ((job->catalog && !snapshot_slice(job, since_ns)) || !states_slice(job, since_ns)) {
-        loop_defer(worker->loop, task, LOOP_DISPATCH);
+        loop_defer(loop, task, LOOP_DISPATCH);
         return;
     }
-    log_checkpoint_end(worker->log);
-    worker->last_checkpoint = job->exact;
-    checkpoint_free(worker);
+    log_checkpoint_end(shard->log);
+    shard->last_checkpoint = job->exact;
+    checkpoint_free(shard);
 }
 
-void checkpoint_begin(struct worker *worker, bool catalog)
+void checkpoint_begin(struct shard *shard, bool catalog)
 {
+    struct worker *worker = shard->place.worker;
     struct checkpoint_job *job = memory_new(sizeof *job);
 
-    ASSERT(!worker->checkpoint);
-    worker->checkpoint = job;
-    job->worker = worker;
-    job->catalog = catalog;
+    ASSERT(!shard->checkpoint);
+    shard->checkpoint = job;
+    job->shard = shard;
+    job->catalog = catalog && shard->number == 1;
     job->exact = worker->stopping;
     task_init(&job->task, checkpoint_run);
     if (catalog)
-        log_snapshot_begin(worker->log);
+        log_snapshot_begin(shard->log);
+    if (catalog && !job->catalog) /* this shard's log has no catalog: an empty one */
+        log_snapshot_end(shard->log);
     loop_defer(worker->loop, &job->task, LOOP_DISPATCH);
 }
 
-void checkpoint_free(struct worker *worker)
+void checkpoint_free(struct shard *shard)
 {
-    struct checkpoint_job *job = worker->checkpoint;
+    struct checkpoint_job *job = shard->checkpoint;
 
     if (!job)
         return;
@@ -103,5 +117,5 @@ void checkpoint_free(struct worker *worker)
     catalog_snapshot_end(&job->cursor);
     free(job->ids);
     free(job);
-    worker->checkpoint = NULL;
+    shard->checkpoint = NULL;
 }

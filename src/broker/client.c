@@ -11,17 +11,57 @@ void request_begin(struct client *client, struct request *request)
     request->failure.code = 0;
     request->failure.text[0] = 0;
     request->client = client;
-    request->wait_block = 0;
+    request->waits[0] = request->waits[1] = (struct mark){0};
+    request->next = NULL;
     request->is_get = false;
     request->internal = NULL;
     list_init(&request->link);
     client->outstanding++;
 }
 
-int request_park(struct request *request)
+void request_wait(struct request *request, struct line *line, uint64_t number)
 {
-    (void)request;
-    return PENDING;
+    struct mark *mark = &request->waits[request->waits[0].line != NULL];
+
+    ASSERT(!mark->line);
+    *mark = (struct mark){line, number};
+}
+
+/* Into the line of the mark, by growing number. */
+static void wait_for(struct request *request, struct mark mark)
+{
+    struct list *behind = mark.line->requests.previous;
+
+    while (behind != &mark.line->requests &&
+           CONTAINER_OF(behind, struct request, link)->waits[0].number > mark.number)
+        behind = behind->previous;
+    list_insert_before(behind->next, &request->link);
+}
+
+/* Whether it is complete: else it waits for a mark, or for what `next` has begun. */
+static bool step(struct request *request)
+{
+    for (;;) {
+        while (request->failure.code == 0 && request->waits[0].line) {
+            struct mark mark = request->waits[0];
+            if (!mark_is_good(mark) && !mark.line->failed) {
+                wait_for(request, mark);
+                line_hurry(mark.line);
+                return false;
+            }
+            if (!mark_is_good(mark))
+                fail(&request->failure, E_FAILED, "storage has failed");
+            request->waits[0] = request->waits[1];
+            request->waits[1] = (struct mark){0};
+        }
+        request->waits[0] = request->waits[1] = (struct mark){0};
+        int (*next)(struct request *) = request->next;
+        if (!next)
+            return true;
+        request->next = NULL;
+        if (next(request) == PENDING)
+            return false;
+    }
 }
 
 int request_end(struct request *request)
@@ -29,20 +69,21 @@ int request_end(struct request *request)
     struct worker *worker = request->client->worker;
     uint32_t ppm = worker->options.pending_ppm;
 
-    bool waits = request->failure.code == 0 && request->wait_block > log_block_durable(worker->log);
-    if (waits && worker->storage_failed) { /* nothing becomes durable any more */
-        fail(&request->failure, E_FAILED, "storage has failed");
-    } else if (waits) {
-        list_append(&worker->durable_requests, &request->link);
-        log_commit(worker->log);
+    if (!step(request))
         return PENDING;
-    }
     if (ppm && loop_random(worker->loop) % 1000000 < ppm) {
         request_complete(request);
         return PENDING;
     }
     request->client->outstanding--;
     return DONE;
+}
+
+void request_go_on(struct request *request)
+{
+    list_remove(&request->link);
+    if (step(request))
+        request_complete(request);
 }
 
 void request_complete(struct request *request)
@@ -52,17 +93,6 @@ void request_complete(struct request *request)
     list_remove(&request->link);
     list_append(&worker->completions, &request->link);
     loop_defer(worker->loop, &worker->tell, LOOP_DISPATCH);
-}
-
-void worker_durable(struct worker *worker, uint64_t block)
-{
-    LIST_EACH (&worker->durable_requests, link) {
-        struct request *request = CONTAINER_OF(link, struct request, link);
-        if (request->wait_block > block)
-            break;
-        request_complete(request);
-    }
-    publishers_durable(worker, block);
 }
 
 /* ---- opening and closing ---- */
@@ -91,8 +121,27 @@ struct client *client_open(struct worker *worker, const struct client_options *o
     list_init(&client->subscriptions);
     list_init(&client->publishers);
     list_init(&client->flow_link);
+    client->id = ++worker->client_last;
+    map_put_number(&worker->clients_by_id, client->id, client);
     list_append(&worker->clients, &client->link);
     worker->client_count++;
+    return client;
+}
+
+struct client *client_new_proxy(struct worker *worker, const struct client_events *events,
+                                void *session)
+{
+    struct client *client = memory_new(sizeof *client);
+
+    client->worker = worker;
+    client->options = (struct client_options){.events = events, .session = session};
+    client->is_proxy = true;
+    account_init(&client->account, &worker->memory, 0);
+    list_init(&client->link);
+    list_init(&client->queues);
+    list_init(&client->subscriptions);
+    list_init(&client->publishers);
+    list_init(&client->flow_link);
     return client;
 }
 
@@ -104,17 +153,22 @@ void client_close(struct client *client)
         return;
     client->closed = true;
     list_remove(&client->flow_link);
+    map_remove_number(&client->worker->clients_by_id, client->id);
     while ((link = list_first(&client->subscriptions)))
         subscription_free(CONTAINER_OF(link, struct subscription, client_link));
     while ((link = list_first(&client->publishers)))
         publisher_free((struct publisher *)(void *)link);
     while ((link = list_take_first(&client->queues))) {
         struct catalog_queue *queue = CONTAINER_OF(link, struct catalog_queue, owner_link);
-        queue->owner = NULL;
         worker_delete_queue(client->worker, queue);
     }
     list_remove(&client->link);
     client->worker->client_count--;
+}
+
+struct client *worker_client(const struct worker *worker, uint64_t id)
+{
+    return map_get_number(&worker->clients_by_id, id);
 }
 
 bool client_idle(const struct client *client)
@@ -256,7 +310,7 @@ int broker_login(struct client *client, struct request *request, struct slice na
     login->hash.password_size = password.size;
     snprintf(login->hash.hash, sizeof login->hash.hash, "%s", user->hash);
     login_start(worker, login);
-    return request_park(request);
+    return PENDING;
 }
 
 int broker_enter(struct client *client, struct request *request, struct slice name)

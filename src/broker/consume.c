@@ -1,5 +1,6 @@
 /* Consuming: subscriptions, single gets, settling, purging. */
 #include "broker/broker_private.h"
+#include "broker/peer.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,22 +12,63 @@ static struct subscription *subscription_of(struct consumer *consumer)
     return CONTAINER_OF(consumer, struct subscription, consumer);
 }
 
+struct subscription *subscription_new(struct client *client, const struct subscribe_spec *spec,
+                                      int64_t priority)
+{
+    struct subscription *subscription = memory_new(sizeof *subscription);
+    struct consumer *consumer = &subscription->consumer;
+
+    subscription->client = client;
+    subscription->cookie = spec->cookie;
+    subscription->tag = memory_text(spec->tag);
+    subscription->exclusive = spec->exclusive;
+    list_init(&subscription->queue_link);
+    list_init(&subscription->cancel_link);
+    list_init(&subscription->held);
+    list_append(&client->subscriptions, &subscription->client_link);
+    consumer->owner = subscription;
+    consumer->priority = priority > INT32_MAX   ? INT32_MAX
+                         : priority < INT32_MIN ? INT32_MIN
+                                                : (int32_t)priority;
+    consumer->credit_messages = spec->credit_messages;
+    consumer->credit_bytes =
+        spec->credit_bytes > INT64_MAX / 4 ? INT64_MAX / 4 : (int64_t)spec->credit_bytes;
+    consumer->settles_itself = spec->settles_itself;
+    return subscription;
+}
+
+int subscribe_here(struct hosted *hosted, struct subscription *subscription,
+                   struct failure *failure)
+{
+    const struct catalog_queue *named = hosted->named;
+
+    if (hosted->queue.closed)
+        return fail(failure, E_NOT_FOUND, "no queue '%s' in vhost '%s'", named->name,
+                    named->vhost->name);
+    if (hosted->exclusive_consumer || (subscription->exclusive && hosted->queue.consumers > 0))
+        return fail(failure, E_DENIED, "queue '%s' in vhost '%s' in exclusive use", named->name,
+                    named->vhost->name);
+    list_append(&hosted->subscriptions, &subscription->queue_link);
+    subscription->consumer.queue = &hosted->queue;
+    if (subscription->exclusive)
+        hosted->exclusive_consumer = &subscription->consumer;
+    hosted->had_consumers = true;
+    hosted_used(hosted);
+    consumer_add(&subscription->consumer);
+    return 0;
+}
+
 static int may_subscribe(struct client *client, const struct subscribe_spec *spec,
                          struct catalog_queue **queue, struct consumer_settings *settings,
                          struct failure *failure)
 {
     int result = client_find_queue(client, spec->queue, queue, failure);
-    if (result == 0 && !(*queue)->hidden)
+    if (result == 0 && !((*queue)->flags & CATALOG_HIDDEN))
         result = client_may(client, ACCESS_READ, "queue", spec->queue, failure);
     if (result == 0)
         result = consumer_arguments_check(spec->arguments, (*queue)->settings.type, (*queue)->name,
                                           (*queue)->vhost->name, settings, failure);
-    if (result != 0)
-        return result;
-    if ((*queue)->exclusive_consumer || (spec->exclusive && (*queue)->queue.consumers > 0))
-        return fail(failure, E_DENIED, "queue '%s' in vhost '%s' in exclusive use", (*queue)->name,
-                    (*queue)->vhost->name);
-    return 0;
+    return result;
 }
 
 int broker_subscribe(struct client *client, struct request *request,
@@ -38,52 +80,39 @@ int broker_subscribe(struct client *client, struct request *request,
     request_begin(client, request);
     if (may_subscribe(client, spec, &queue, &settings, &request->failure) != 0)
         return request_end(request);
-    struct subscription *subscription = memory_new(sizeof *subscription);
-    subscription->client = client;
-    subscription->cookie = spec->cookie;
-    subscription->tag = memory_text(spec->tag);
-    subscription->exclusive = spec->exclusive;
-    list_init(&subscription->cancel_link);
-    list_append(&client->subscriptions, &subscription->client_link);
-    list_append(&queue->subscriptions, &subscription->queue_link);
-    subscription->consumer.queue = &queue->queue;
-    subscription->consumer.owner = subscription;
-    subscription->consumer.priority = settings.priority > INT32_MAX   ? INT32_MAX
-                                      : settings.priority < INT32_MIN ? INT32_MIN
-                                                                      : (int32_t)settings.priority;
-    subscription->consumer.credit_messages = spec->credit_messages;
-    subscription->consumer.credit_bytes =
-        spec->credit_bytes > INT64_MAX / 4 ? INT64_MAX / 4 : (int64_t)spec->credit_bytes;
-    subscription->consumer.settles_itself = spec->settles_itself;
-    if (spec->exclusive)
-        queue->exclusive_consumer = &subscription->consumer;
-    queue->had_consumers = true;
-    queue_used(queue);
-    consumer_add(&subscription->consumer);
-    request->result.consumer = &subscription->consumer;
+    struct subscription *subscription = subscription_new(client, spec, settings.priority);
+    if (!queue->hosted) {
+        if (peer_subscribe(request, queue, subscription) == PENDING)
+            return PENDING;
+    } else if (subscribe_here(queue->hosted, subscription, &request->failure) == 0)
+        request->result.consumer = &subscription->consumer;
+    else
+        subscription_free(subscription);
     return request_end(request);
 }
 
 /* Out of the queue. Leaves the subscription in its client's list. */
 static void detach(struct subscription *subscription)
 {
-    struct queue *queue = subscription->consumer.queue;
-    struct catalog_queue *named = catalog_queue_of(queue);
+    struct hosted *hosted = hosted_of(subscription->consumer.queue);
 
     list_remove(&subscription->queue_link);
-    if (named->exclusive_consumer == &subscription->consumer)
-        named->exclusive_consumer = NULL;
-    queue_used(named);
-    if (consumer_remove(&subscription->consumer))
-        catalog_free_queue(named);
+    if (hosted->exclusive_consumer == &subscription->consumer)
+        hosted->exclusive_consumer = NULL;
+    hosted_used(hosted);
+    bool last = consumer_remove(&subscription->consumer);
+    ASSERT(!last || hosted->queue.closed);
     subscription->consumer.queue = NULL;
+    if (last)
+        hosted_free(hosted);
 }
 
 void subscription_end(struct subscription *subscription)
 {
     struct worker *worker = subscription->client->worker;
 
-    detach(subscription);
+    if (subscription->consumer.queue)
+        detach(subscription);
     subscription->ended = true;
     list_append(&worker->cancellations, &subscription->cancel_link);
     loop_defer(worker->loop, &worker->tell, LOOP_DISPATCH);
@@ -94,22 +123,32 @@ void subscription_free(struct subscription *subscription)
     struct worker *worker = subscription->client->worker;
     struct catalog_queue *unused = NULL;
 
-    if (!subscription->ended) {
-        struct catalog_queue *queue = catalog_queue_of(subscription->consumer.queue);
+    if (subscription->consumer.queue) {
+        struct hosted *hosted = hosted_of(subscription->consumer.queue);
+        struct catalog_queue *named = hosted->named;
+        catalog_queue_ref(named);
         detach(subscription);
-        if ((queue->flags & CATALOG_AUTO_DELETE) && queue->queue.consumers == 0)
-            unused = queue;
+        if ((named->flags & CATALOG_AUTO_DELETE) && !named->dropped &&
+            named->hosted->queue.consumers == 0)
+            unused = named;
+        else
+            catalog_queue_unref(named);
+    } else if (subscription->peer) {
+        peer_unsubscribe(subscription);
     }
     list_remove(&subscription->client_link);
     list_remove(&subscription->cancel_link);
     free(subscription->tag);
     free(subscription);
-    if (unused)
+    if (unused) {
         worker_delete_queue(worker, unused);
+        catalog_queue_unref(unused);
+    }
 }
 
 void subscription_abandon(struct subscription *subscription)
 {
+    peer_forget(subscription);
     list_remove(&subscription->client_link);
     free(subscription->tag);
     free(subscription);
@@ -122,36 +161,45 @@ void broker_unsubscribe(struct consumer *consumer)
 
 void broker_credit(struct consumer *consumer, uint32_t messages, uint64_t bytes)
 {
-    if (!subscription_of(consumer)->ended)
+    struct subscription *subscription = subscription_of(consumer);
+
+    if (consumer->queue)
         consumer_credit(consumer, messages, bytes);
+    else if (subscription->peer && !subscription->ended)
+        peer_credit(subscription, messages, bytes);
 }
 
 void broker_resume(struct consumer *consumer)
 {
-    if (!subscription_of(consumer)->ended)
+    struct subscription *subscription = subscription_of(consumer);
+
+    if (consumer->queue)
         consumer_resume(consumer);
+    else if (subscription->peer && !subscription->ended)
+        peer_resume(subscription);
 }
 
 /* ---- deliveries ---- */
 
 static int deliver(void *context, struct consumer *consumer, const struct queue_item *item)
 {
-    struct worker *worker = context;
+    struct worker *worker = ((struct shard *)context)->place.worker;
     struct subscription *subscription = subscription_of(consumer);
     struct client *client = subscription->client;
+    struct catalog_queue *named = hosted_of(consumer->queue)->named;
     struct delivery delivery = {
         .message = item->message,
-        .lease = {consumer->queue, item->sequence},
+        .lease = {named, item->sequence},
         .redelivered = item->redelivered,
         .count = item->count,
     };
 
     int result =
         client->options.events->deliver(client->options.session, subscription->cookie, &delivery);
-    if (result == 0) {
+    if (result == 0 && !client->is_proxy) { /* what a proxy took is counted where it goes */
         worker->delivered++;
         if (!consumer->settles_itself)
-            queue_ref(consumer->queue);
+            catalog_queue_ref(named);
     }
     return result;
 }
@@ -159,30 +207,30 @@ static int deliver(void *context, struct consumer *consumer, const struct queue_
 /* ---- single gets ---- */
 
 /* Fills in the result of a get; false when it has to wait. */
-static bool get_now(struct request *request, struct catalog_queue *queue)
+static bool get_now(struct request *request, struct hosted *hosted)
 {
     struct worker *worker = request->client->worker;
-    bool settles_itself = request->internal != NULL;
+    struct queue *queue = &hosted->queue;
     struct queue_item item;
 
-    int result = queue_take(&queue->queue, &item);
+    int result = queue_take(queue, &item);
     if (result == E_AGAIN)
         return false;
     memset(&request->result, 0, sizeof request->result);
     if (result == 0) {
         request->result.get.delivery = (struct delivery){
             .message = item.message,
-            .lease = {&queue->queue, item.sequence},
+            .lease = {hosted->named, item.sequence},
             .redelivered = item.redelivered,
             .count = item.count,
         };
         worker->delivered++;
-        if (settles_itself)
-            queue_settle(&queue->queue, item.sequence, SETTLE_DELIVERED);
+        if (request->settles_itself)
+            queue_settle(queue, item.sequence, SETTLE_DELIVERED);
         else
-            queue_ref(&queue->queue);
+            catalog_queue_ref(hosted->named);
     }
-    request->result.get.ready = queue->queue.ready;
+    request->result.get.ready = queue->ready;
     return true;
 }
 
@@ -193,10 +241,18 @@ void get_give_back(struct request *request)
     if (request->failure.code != 0 || !delivery->message)
         return;
     message_unref(delivery->message);
-    if (request->internal) /* settled itself */
-        return;
-    queue_return(delivery->lease.queue, delivery->lease.sequence, false, false);
-    queue_release(delivery->lease.queue);
+    if (!request->settles_itself)
+        broker_settle(request->client, &delivery->lease, 1, OUTCOME_RETURN_UNSEEN);
+}
+
+int get_here(struct request *request, struct hosted *hosted)
+{
+    hosted_used(hosted);
+    if (list_empty(&hosted->getters) && get_now(request, hosted))
+        return DONE;
+    list_append(&hosted->getters, &request->link);
+    hosted->queue.getters_wait = true;
+    return PENDING;
 }
 
 int broker_get(struct client *client, struct request *request, struct slice name,
@@ -207,26 +263,22 @@ int broker_get(struct client *client, struct request *request, struct slice name
     request_begin(client, request);
     memset(&request->result, 0, sizeof request->result);
     request->is_get = true;
-    request->internal = settles_itself ? client : NULL;
+    request->settles_itself = settles_itself;
     if (client_find_queue(client, name, &queue, &request->failure) != 0 ||
         client_may(client, ACCESS_READ, "queue", name, &request->failure) != 0)
         return request_end(request);
-    queue_used(queue);
-    if (list_empty(&queue->getters) && get_now(request, queue))
-        return request_end(request);
-    list_append(&queue->getters, &request->link);
-    queue->queue.getters_wait = true;
-    return request_park(request);
+    int outcome = queue->hosted ? get_here(request, queue->hosted) : peer_get(request, queue);
+    return outcome == DONE ? request_end(request) : PENDING;
 }
 
 static void get(void *context, struct queue *queue)
 {
-    struct catalog_queue *named = catalog_queue_of(queue);
+    struct hosted *hosted = hosted_of(queue);
 
     (void)context;
-    for (struct list *link; (link = list_first(&named->getters));) {
+    for (struct list *link; (link = list_first(&hosted->getters));) {
         struct request *request = CONTAINER_OF(link, struct request, link);
-        if (!get_now(request, named)) {
+        if (!get_now(request, hosted)) {
             queue->getters_wait = true;
             return;
         }
@@ -234,12 +286,12 @@ static void get(void *context, struct queue *queue)
     }
 }
 
-void getters_fail(struct catalog_queue *queue)
+void getters_fail(struct hosted *hosted)
 {
-    for (struct list *link; (link = list_first(&queue->getters));) {
+    for (struct list *link; (link = list_first(&hosted->getters));) {
         struct request *request = CONTAINER_OF(link, struct request, link);
-        fail(&request->failure, E_NOT_FOUND, "no queue '%s' in vhost '%s'", queue->name,
-             queue->vhost->name);
+        fail(&request->failure, E_NOT_FOUND, "no queue '%s' in vhost '%s'", hosted->named->name,
+             hosted->named->vhost->name);
         request_complete(request);
     }
 }
@@ -248,7 +300,7 @@ const struct queue_events worker_queue_events = {.deliver = deliver, .get = get}
 
 /* ---- settling ---- */
 
-static void settle_one(struct queue *queue, uint64_t sequence, enum outcome outcome)
+void settle_here(struct queue *queue, uint64_t sequence, enum outcome outcome)
 {
     switch (outcome) {
     case OUTCOME_ACCEPT:
@@ -275,43 +327,57 @@ void broker_settle(struct client *client, const struct lease *leases, size_t cou
     (void)client;
     ASSERT(count <= SETTLE_SLICE);
     for (size_t i = 0; i < count; i++) {
-        settle_one(leases[i].queue, leases[i].sequence, outcome);
-        queue_release(leases[i].queue);
+        struct catalog_queue *queue = leases[i].queue;
+        if (queue->hosted)
+            settle_here(&queue->hosted->queue, leases[i].sequence, outcome);
+        else if (!queue->place->is_here)
+            peer_settle(peer_of(queue->place), queue->id, leases[i].sequence, outcome);
+        catalog_queue_unref(queue);
     }
 }
 
 /* ---- purging ---- */
 
 struct purge {
-    struct queue *queue;
+    struct hosted *hosted; /* a reference on its queue */
     uint64_t end, position, removed;
 };
 
 bool purge_slice(struct request *request)
 {
     struct purge *purge = request->internal;
-    struct worker *worker = request->client->worker;
+    struct queue *queue = &purge->hosted->queue;
 
-    purge->removed += queue_purge(purge->queue, purge->end, &purge->position, SETTLE_PURGED);
-    if (!purge->queue->closed && purge->position < purge->end)
+    purge->removed += queue_purge(queue, purge->end, &purge->position, SETTLE_PURGED);
+    if (!queue->closed && purge->position < purge->end)
         return false;
     request->result.queue.counts.ready = purge->removed;
-    if (purge->queue->log)
-        log_commit(worker->log);
-    queue_release(purge->queue);
+    if (queue->log)
+        log_commit(queue->log);
+    hosted_release(purge->hosted);
     free(purge);
     request->internal = NULL;
     return true;
 }
 
-void purge_abandon(struct request *request)
+int purge_here(struct request *request, struct hosted *hosted)
 {
-    free(request->internal);
+    struct worker *worker = hosted->shard->place.worker;
+    struct purge *purge = memory_new(sizeof *purge);
+
+    purge->hosted = hosted;
+    purge->end = hosted->queue.next;
+    queue_ref(&hosted->queue);
+    request->internal = purge;
+    if (purge_slice(request))
+        return DONE;
+    list_append(&worker->jobs, &request->link);
+    loop_defer(worker->loop, &worker->work, LOOP_DISPATCH);
+    return PENDING;
 }
 
 int broker_purge_queue(struct client *client, struct request *request, struct slice name)
 {
-    struct worker *worker = client->worker;
     struct catalog_queue *queue;
 
     request_begin(client, request);
@@ -320,14 +386,6 @@ int broker_purge_queue(struct client *client, struct request *request, struct sl
         client_may(client, ACCESS_READ, "queue", name, &request->failure) != 0)
         return request_end(request);
     snprintf(request->result.queue.name, sizeof request->result.queue.name, "%s", queue->name);
-    struct purge *purge = memory_new(sizeof *purge);
-    purge->queue = &queue->queue;
-    purge->end = queue->queue.next;
-    queue_ref(&queue->queue);
-    request->internal = purge;
-    if (purge_slice(request))
-        return request_end(request);
-    list_append(&worker->jobs, &request->link);
-    loop_defer(worker->loop, &worker->work, LOOP_DISPATCH);
-    return request_park(request);
+    int outcome = queue->hosted ? purge_here(request, queue->hosted) : peer_purge(request, queue);
+    return outcome == DONE ? request_end(request) : PENDING;
 }

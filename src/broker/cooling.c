@@ -6,10 +6,35 @@
 struct cooling {
     struct task task;
     struct worker *worker;
-    uint64_t *ids; /* of the durable queues that there were at the start */
+    unsigned shard; /* which of the worker's is at turn */
+    uint64_t *ids;  /* of its durable queues, when its turn began; NULL: not yet */
     size_t count, at;
     uint64_t position; /* in the queue that is at turn */
 };
+
+/* A step; false when all shards have had their turn. */
+static bool cool(struct cooling *cooling)
+{
+    struct worker *worker = cooling->worker;
+
+    if (cooling->shard == worker->shard_count)
+        return false;
+    if (!cooling->ids)
+        cooling->ids = shard_logged_queues(worker->shards[cooling->shard], &cooling->count);
+    if (cooling->at == cooling->count) {
+        free(cooling->ids);
+        cooling->ids = NULL;
+        cooling->at = 0;
+        cooling->shard++;
+        return true;
+    }
+    struct queue *queue = worker_logged_queue(worker, cooling->ids[cooling->at]);
+    if (!queue || queue_cool(queue, &cooling->position)) {
+        cooling->at++;
+        cooling->position = 0;
+    }
+    return true;
+}
 
 static void cooling_run(struct task *task)
 {
@@ -17,12 +42,7 @@ static void cooling_run(struct task *task)
     struct worker *worker = cooling->worker;
     uint64_t since_ns = loop_precise_ns(worker->loop);
 
-    while (cooling->at < cooling->count && worker->messages.used > worker->options.hot_bytes_max) {
-        struct catalog_queue *q = catalog_queue_by_id(&worker->catalog, cooling->ids[cooling->at]);
-        if (!q || queue_cool(&q->queue, &cooling->position)) {
-            cooling->at++;
-            cooling->position = 0;
-        }
+    while (worker->messages.used > worker->options.hot_bytes_max && cool(cooling)) {
         if (loop_precise_ns(worker->loop) - since_ns > TURN_SLICE_NS) {
             loop_defer(worker->loop, task, LOOP_DISPATCH);
             return;
@@ -33,18 +53,10 @@ static void cooling_run(struct task *task)
 
 void cooling_begin(struct worker *worker)
 {
-    const struct map *queues = &worker->catalog.queues_by_id;
-    struct map_cursor cursor = {0};
-
     if (worker->cooling)
         return;
     struct cooling *cooling = memory_new(sizeof *cooling);
     cooling->worker = worker;
-    cooling->ids = memory_new((map_count(queues) + 1) * sizeof *cooling->ids);
-    for (struct catalog_queue *q; (q = map_next(queues, &cursor));) {
-        if (q->queue.log)
-            cooling->ids[cooling->count++] = q->queue.id;
-    }
     task_init(&cooling->task, cooling_run);
     worker->cooling = cooling;
     loop_defer(worker->loop, &cooling->task, LOOP_DISPATCH);

@@ -1,5 +1,6 @@
 /* Publishing: routing with a cache, the log, the queues; confirms; flow. */
 #include "broker/broker_private.h"
+#include "broker/peer.h"
 
 #include <stdlib.h>
 #include <xxhash.h>
@@ -118,8 +119,7 @@ static int route_fully(struct client *client, const struct publish *publish,
     return 0;
 }
 
-/* The queues that a publish goes to, in an array that is good until the next call. */
-static int route(struct client *client, const struct publish *publish,
+int client_route(struct client *client, const struct publish *publish,
                  struct catalog_queue ***queues, size_t *count, struct failure *failure)
 {
     struct worker *worker = client->worker;
@@ -156,63 +156,69 @@ int broker_check_publish(struct client *client, const struct message *message,
 
 /* ---- into log and queues ---- */
 
-static int storage_failure(int result, struct failure *failure)
+int storage_failure(int result, struct failure *failure)
 {
     return fail(failure, result, "%s",
                 result == E_FULL ? "the disk is full: the message cannot be stored"
                                  : "storage has failed: the message cannot be stored");
 }
 
-/* Logs the message for those queues that keep it, and gives it to all. *logged: somebody keeps it.
- */
-static int enqueue(struct worker *worker, struct message *message, struct catalog_queue **queues,
-                   size_t count, bool *logged, struct failure *failure)
+int shard_enqueue(struct shard *shard, struct message *message, struct catalog_queue **queues,
+                  size_t count, bool *logged, struct failure *failure)
 {
     uint64_t position = 0;
     size_t targets = 0;
 
+    *logged = false;
     if (message->flags & MESSAGE_PERSISTENT) {
-        if (count > worker->targets_capacity) {
-            worker->targets_capacity = count;
-            worker->targets = memory_resize(worker->targets, count, sizeof *worker->targets);
+        if (count > shard->targets_capacity) {
+            shard->targets_capacity = count;
+            shard->targets = memory_resize(shard->targets, count, sizeof *shard->targets);
         }
         for (size_t i = 0; i < count; i++) {
-            const struct queue *queue = &queues[i]->queue;
+            const struct queue *queue = &queues[i]->hosted->queue;
             if (queue->log)
-                worker->targets[targets++] =
+                shard->targets[targets++] =
                     (struct log_target){queue->id, queue_sequence(queue), 0};
         }
         if (targets > LOG_TARGETS_MAX)
             return fail(failure, E_LIMIT, "the message goes to more than %u durable queues",
                         LOG_TARGETS_MAX);
         int result =
-            targets ? log_append_message(worker->log, message, worker->targets, targets, &position)
+            targets ? log_append_message(shard->log, message, shard->targets, targets, &position)
                     : 0;
         if (result != 0)
             return storage_failure(result, failure);
     }
-    for (size_t i = 0; i < count; i++)
-        queue_push(&queues[i]->queue, message, queues[i]->queue.log ? position : 0);
+    for (size_t i = 0; i < count; i++) {
+        struct queue *queue = &queues[i]->hosted->queue;
+        queue_push(queue, message, queue->log ? position : 0);
+    }
     *logged = targets > 0;
-    worker->published++;
     return 0;
 }
 
 /* ---- confirms ---- */
 
-/* All publishes up to `last` (after those of the run before) wait for this block. */
+/* All publishes up to `last` (after those of the run before) wait for this mark. A publish that
+ * waits for several has several runs, of which the last one alone counts up. */
 struct confirm_run {
-    uint64_t block, last;
+    struct mark mark;
+    uint64_t last;
     bool accepted;
 };
 
 struct publisher {
     struct list client_link; /* first: client_close() finds the publisher by it */
-    struct list link;        /* publishers_waiting or publishers_ready */
+    struct list link;        /* of a line's publishers, or publishers_ready */
     struct client *client;
     void *cookie;
     uint64_t sequence;
-    struct confirm_run *runs; /* ring; blocks grow */
+    uint64_t told;
+    bool in_parts;            /* the next sequence has runs already that do not count up */
+    bool seal;                /* the last run's sequence had: it stands alone */
+    bool refuse;              /* what the next run that counts up tells of has failed in part */
+    struct confirm_run *runs; /* ring */
     uint32_t head, count, capacity;
 };
 
@@ -242,7 +248,7 @@ void publisher_close(struct publisher *publisher)
     publisher_free(publisher);
 }
 
-static struct confirm_run *run_at(struct publisher *publisher, uint32_t index)
+static struct confirm_run *run_at(const struct publisher *publisher, uint32_t index)
 {
     return &publisher->runs[(publisher->head + index) & (publisher->capacity - 1)];
 }
@@ -260,66 +266,175 @@ static void runs_grow(struct publisher *publisher)
     publisher->head = 0;
 }
 
-/* The publisher's next sequence waits for this block (0: for what is before it). */
-static void publisher_add(struct publisher *publisher, uint64_t block, bool accepted)
+/* May the publishes behind be added to this run? A log's blocks are good as a whole; of tickets
+ * each one may be refused, so that only neighbours can share a run. */
+static bool run_takes(const struct confirm_run *run, struct mark mark, uint64_t sequence)
+{
+    if (!mark.line)
+        return true;
+    if (run->mark.line != mark.line)
+        return false;
+    return mark.line->log ? mark.number <= run->mark.number
+                          : mark.number == run->mark.number + 1 && sequence == run->last + 1;
+}
+
+static void add_run(struct publisher *publisher, struct mark mark, uint64_t last, bool accepted)
+{
+    if (publisher->count == publisher->capacity)
+        runs_grow(publisher);
+    *run_at(publisher, publisher->count++) = (struct confirm_run){mark, last, accepted};
+}
+
+static bool add_to_last_run(struct publisher *publisher, struct mark mark, bool accepted)
+{
+    if (publisher->count == 0 || publisher->in_parts || publisher->seal)
+        return false;
+    struct confirm_run *run = run_at(publisher, publisher->count - 1);
+    if (run->accepted != accepted || !run_takes(run, mark, publisher->sequence))
+        return false;
+    run->last = publisher->sequence;
+    if (mark.line && mark.number > run->mark.number)
+        run->mark.number = mark.number;
+    return true;
+}
+
+static bool run_is_over(const struct confirm_run *run)
+{
+    return mark_is_good(run->mark) || run->mark.line->failed;
+}
+
+/* Into the list where it is found when its first run is over. */
+static void publisher_place(struct publisher *publisher)
 {
     struct worker *worker = publisher->client->worker;
-    struct confirm_run *last = publisher->count ? run_at(publisher, publisher->count - 1) : NULL;
 
-    publisher->sequence++;
-    if (last && (block == 0 || block < last->block))
-        block = last->block;
-    if (last && last->block == block && last->accepted == accepted) {
-        last->last = publisher->sequence;
-    } else {
-        if (publisher->count == publisher->capacity)
-            runs_grow(publisher);
-        *run_at(publisher, publisher->count++) =
-            (struct confirm_run){block, publisher->sequence, accepted};
-    }
-    if (list_linked(&publisher->link))
+    if (publisher->count == 0 || list_linked(&publisher->link))
         return;
-    if (run_at(publisher, 0)->block <= log_block_durable(worker->log)) {
+    if (run_is_over(run_at(publisher, 0))) {
         list_append(&worker->publishers_ready, &publisher->link);
         loop_defer(worker->loop, &worker->confirm, LOOP_COMMIT);
     } else {
-        list_append(&worker->publishers_waiting, &publisher->link);
+        list_append(&run_at(publisher, 0)->mark.line->publishers, &publisher->link);
     }
 }
 
-/* Tells what is confirmed by this block; true when the publisher waits for nothing more. */
-static bool publisher_tell(struct publisher *publisher, uint64_t block)
+/* The publisher's next sequence is confirmed when this mark is good, and those of publisher_also()
+ * before. */
+static void publisher_add(struct publisher *publisher, struct mark mark, bool accepted)
 {
-    struct client *client = publisher->client;
+    publisher->sequence++;
+    if (!add_to_last_run(publisher, mark, accepted))
+        add_run(publisher, mark, publisher->sequence, accepted);
+    publisher->seal = publisher->in_parts;
+    publisher->in_parts = false;
+    publisher_place(publisher);
+}
 
-    while (publisher->count > 0 && run_at(publisher, 0)->block <= block) {
+static void publisher_also(struct publisher *publisher, struct mark mark)
+{
+    add_run(publisher, mark, 0, true);
+    publisher->in_parts = true;
+}
+
+/* Takes off the runs that are over, as far as they are told alike; false when there was none that
+ * counts. */
+static bool take_runs(struct publisher *publisher, uint64_t *last, bool *accepted)
+{
+    bool some = false;
+
+    while (publisher->count > 0 && run_is_over(run_at(publisher, 0))) {
         struct confirm_run run = *run_at(publisher, 0);
+        bool good = run.accepted && mark_is_good(run.mark);
+        if (run.last != 0) {
+            good = good && !publisher->refuse;
+            if (some && good != *accepted)
+                break;
+            *last = run.last;
+            *accepted = good;
+            some = true;
+            publisher->refuse = false;
+        } else if (!good) {
+            publisher->refuse = true;
+        }
         publisher->head = (publisher->head + 1) & (publisher->capacity - 1);
         publisher->count--;
-        /* runs of the same kind that are durable, too, are told together */
-        while (publisher->count > 0 && run_at(publisher, 0)->block <= block &&
-               run_at(publisher, 0)->accepted == run.accepted) {
-            run.last = run_at(publisher, 0)->last;
-            publisher->head = (publisher->head + 1) & (publisher->capacity - 1);
-            publisher->count--;
-        }
-        client->options.events->confirmed(client->options.session, publisher->cookie, run.last,
-                                          run.accepted);
     }
-    return publisher->count == 0;
+    return some;
 }
 
-void publishers_durable(struct worker *worker, uint64_t block)
+static void publisher_tell(struct publisher *publisher)
+{
+    struct client *client = publisher->client;
+    uint64_t last = 0;
+    bool accepted = true;
+
+    while (take_runs(publisher, &last, &accepted)) {
+        publisher->told = last;
+        client->options.events->confirmed(client->options.session, publisher->cookie, last,
+                                          accepted);
+    }
+    publisher_place(publisher);
+}
+
+/* The ticket of a run's first publish: those of tickets are neighbours. */
+static uint64_t first_ticket(const struct confirm_run *run, uint64_t before)
+{
+    return run->last == 0 ? run->mark.number : run->mark.number - (run->last - before) + 1;
+}
+
+/* The part of a run up to a ticket, as a run of its own. */
+static void add_part(struct publisher *publisher, const struct confirm_run *run, uint64_t ticket,
+                     bool accepted)
+{
+    uint64_t last = run->last == 0 ? 0 : run->last - (run->mark.number - ticket);
+    add_run(publisher, (struct mark){run->mark.line, ticket}, last, accepted);
+}
+
+/* Splits the runs that wait for these tickets, so that exactly those are refused. */
+static void publisher_refuse(struct publisher *publisher, const struct line *line, uint64_t first,
+                             uint64_t last)
+{
+    struct publisher old = *publisher;
+    uint64_t before = publisher->told;
+
+    publisher->runs = NULL;
+    publisher->head = publisher->count = publisher->capacity = 0;
+    for (uint32_t i = 0; i < old.count; i++) {
+        const struct confirm_run *run = run_at(&old, i);
+        if (run->mark.line != line || run->mark.number < first ||
+            first_ticket(run, before) > last) {
+            add_run(publisher, run->mark, run->last, run->accepted);
+        } else {
+            if (first_ticket(run, before) < first)
+                add_part(publisher, run, first - 1, run->accepted);
+            add_part(publisher, run, last < run->mark.number ? last : run->mark.number, false);
+            if (last < run->mark.number)
+                add_part(publisher, run, run->mark.number, run->accepted);
+        }
+        before = run->last ? run->last : before;
+    }
+    free(old.runs);
+}
+
+void publishers_refuse(struct worker *worker, const struct line *line, uint64_t first,
+                       uint64_t last)
+{
+    LIST_EACH (&worker->clients, link) {
+        struct client *client = CONTAINER_OF(link, struct client, link);
+        LIST_EACH (&client->publishers, publisher_link)
+            publisher_refuse((struct publisher *)(void *)publisher_link, line, first, last);
+    }
+}
+
+void publishers_advance(struct worker *worker, struct line *line)
 {
     struct list waiting;
 
+    (void)worker;
     list_init(&waiting);
-    list_move_all(&waiting, &worker->publishers_waiting);
-    for (struct list *link; (link = list_take_first(&waiting));) {
-        struct publisher *publisher = CONTAINER_OF(link, struct publisher, link);
-        if (!publisher_tell(publisher, block))
-            list_append(&worker->publishers_waiting, link);
-    }
+    list_move_all(&waiting, &line->publishers);
+    for (struct list *link; (link = list_take_first(&waiting));)
+        publisher_tell(CONTAINER_OF(link, struct publisher, link));
 }
 
 void publishers_confirm(struct task *task)
@@ -329,162 +444,181 @@ void publishers_confirm(struct task *task)
 
     list_init(&ready);
     list_move_all(&ready, &worker->publishers_ready);
-    for (struct list *link; (link = list_take_first(&ready));) {
-        struct publisher *publisher = CONTAINER_OF(link, struct publisher, link);
-        if (!publisher_tell(publisher, log_block_durable(worker->log)))
-            list_append(&worker->publishers_waiting, link);
-    }
-}
-
-void publishers_failed(struct worker *worker)
-{
-    LIST_EACH (&worker->publishers_waiting, link) {
-        struct publisher *publisher = CONTAINER_OF(link, struct publisher, link);
-        for (uint32_t i = 0; i < publisher->count; i++)
-            run_at(publisher, i)->accepted = false;
-    }
-    publishers_durable(worker, UINT64_MAX);
+    for (struct list *link; (link = list_take_first(&ready));)
+        publisher_tell(CONTAINER_OF(link, struct publisher, link));
 }
 
 /* ---- publishing ---- */
 
-int broker_publish(struct client *client, struct publish *publish)
+/* Sorts the queues by where they live; returns how many places there are. */
+static size_t sort_by_place(struct worker *worker, struct catalog_queue **queues, size_t count)
 {
-    struct worker *worker = client->worker;
-    struct catalog_queue **queues;
-    bool logged = false;
+    size_t places = 0;
 
-    int result = route(client, publish, &queues, &publish->queues, &publish->failure);
-    if (result != 0)
-        return result;
-    if (publish->queues > 0)
-        result =
-            enqueue(worker, publish->message, queues, publish->queues, &logged, &publish->failure);
-    if (publish->publisher) {
-        publisher_add(publish->publisher, logged ? log_block_last(worker->log) : 0, result == 0);
-        if (logged)
-            log_commit(worker->log);
-        return 0;
+    for (size_t i = 0; i < count; i++) {
+        struct place *place = queues[i]->place;
+        if (place->batch_count == 0) {
+            if (places == worker->places_capacity) {
+                worker->places_capacity = places ? 2 * places : 8;
+                worker->places =
+                    memory_resize(worker->places, worker->places_capacity, sizeof(void *));
+            }
+            worker->places[places++] = place;
+        }
+        if (place->batch_count == place->batch_capacity) {
+            place->batch_capacity = place->batch_count ? 2 * place->batch_count : 8;
+            place->batch = memory_resize(place->batch, place->batch_capacity, sizeof(void *));
+        }
+        place->batch[place->batch_count++] = queues[i];
+    }
+    return places;
+}
+
+/* The confirm of a message in a queue whose making is not on disk yet waits for that, too: else a
+ * crash could lose a queue with what was confirmed in it. */
+static void also_wait_for_queues(struct worker *worker, struct publisher *publisher,
+                                 struct catalog_queue **queues, size_t count)
+{
+    uint64_t version = 0;
+
+    for (size_t i = 0; i < count; i++) {
+        if (queues[i]->version > version)
+            version = queues[i]->version;
+    }
+    struct mark mark = {&worker->catalog_settled, version};
+    if (!mark_is_good(mark))
+        publisher_also(publisher, mark);
+}
+
+static int publish_here(struct shard *shard, struct message *message, struct catalog_queue **queues,
+                        size_t count, struct publisher *publisher, struct mark *mark,
+                        struct failure *failure)
+{
+    bool logged;
+
+    int result = shard_enqueue(shard, message, queues, count, &logged, failure);
+    *mark = (struct mark){0};
+    if (logged && publisher) {
+        also_wait_for_queues(shard->place.worker, publisher, queues, count);
+        *mark = (struct mark){&shard->place.line, log_block_last(shard->log)};
+        log_commit(shard->log);
     }
     return result;
 }
 
-/* ---- transactions ---- */
-
-/* The queues of all publishes, found first, so that nothing can fail half way. */
-struct transaction {
-    struct catalog_queue **queues;
-    size_t queues_count, queues_capacity;
-    size_t log_bytes;
-};
-
-static int transaction_route(struct client *client, struct transaction *transaction,
-                             struct publish *publish, struct failure *failure)
+/* To one place, of several or the only one. */
+static int publish_to(struct client *client, struct place *place, struct publish *publish,
+                      struct catalog_queue **queues, size_t count, struct mark *mark)
 {
-    struct catalog_queue **queues;
-
-    int result = route(client, publish, &queues, &publish->queues, failure);
-    if (result != 0)
-        return result;
-    size_t needed = transaction->queues_count + publish->queues;
-    if (needed > transaction->queues_capacity) {
-        transaction->queues_capacity = 2 * needed;
-        transaction->queues =
-            memory_resize(transaction->queues, transaction->queues_capacity, sizeof(void *));
-    }
-    if (publish->queues)
-        memcpy(transaction->queues + transaction->queues_count, queues,
-               publish->queues * sizeof *queues);
-    transaction->queues_count = needed;
-    if (publish->message->flags & MESSAGE_PERSISTENT)
-        transaction->log_bytes += log_message_bytes(publish->message, publish->queues);
+    if (place->is_here)
+        return publish_here(shard_of(place), publish->message, queues, count, publish->publisher,
+                            mark, &publish->failure);
+    struct peer *peer = peer_of(place);
+    uint64_t ticket =
+        peer_publish(peer, publish->message, queues, count, publish->publisher != NULL);
+    *mark = (struct mark){publish->publisher ? &place->line : NULL, ticket};
+    if (!peer_has_credit(peer))
+        client->out_of_credit = peer;
     return 0;
 }
 
-/* Room in the log for a settlement or a count, at the most. */
-#define SETTLE_BYTES_MAX 48u
-
-static void transaction_settle(struct client *client, const struct settlement *settlements,
-                               size_t count)
-{
-    for (size_t i = 0; i < count; i++)
-        broker_settle(client, &settlements[i].lease, 1, settlements[i].outcome);
-}
-
-static int transaction_publish(struct worker *worker, struct transaction *transaction,
-                               struct publish *publishes, size_t count, struct failure *failure)
-{
-    size_t at = 0;
-
-    for (size_t i = 0; i < count; i++) {
-        bool logged;
-        if (publishes[i].queues == 0)
-            continue;
-        int result = enqueue(worker, publishes[i].message, transaction->queues + at,
-                             publishes[i].queues, &logged, failure);
-        if (result != 0)
-            return result;
-        at += publishes[i].queues;
-    }
-    return 0;
-}
-
-int broker_transact(struct client *client, struct request *request, struct publish *publishes,
-                    size_t publish_count, const struct settlement *settlements,
-                    size_t settlement_count)
+static int publish_to_all(struct client *client, struct publish *publish,
+                          struct catalog_queue **queues, struct mark *mark)
 {
     struct worker *worker = client->worker;
-    struct transaction transaction = {.log_bytes = settlement_count * SETTLE_BYTES_MAX};
-    struct failure *failure = &request->failure;
+    int result = 0;
 
-    request_begin(client, request);
-    for (size_t i = 0; i < publish_count && failure->code == 0; i++)
-        failure->code = transaction_route(client, &transaction, &publishes[i], failure);
-    bool grouped = false;
-    if (failure->code == 0 && transaction.log_bytes > 0) {
-        failure->code = log_group_begin(worker->log, transaction.log_bytes);
-        grouped = failure->code == 0;
-        if (failure->code == E_LIMIT)
-            fail(failure, E_LIMIT, "the transaction is larger than %u bytes", LOG_GROUP_BYTES_MAX);
-        else if (failure->code != 0)
-            storage_failure(failure->code, failure);
+    *mark = (struct mark){0};
+    size_t places = sort_by_place(worker, queues, publish->queues);
+    for (size_t i = 0; i < places; i++) {
+        struct place *place = worker->places[i];
+        if (publish->publisher && mark->line)
+            publisher_also(publish->publisher, *mark);
+        int here = publish_to(client, place, publish, place->batch, place->batch_count, mark);
+        place->batch_count = 0;
+        result = result ? result : here;
     }
-    if (failure->code == 0)
-        failure->code =
-            transaction_publish(worker, &transaction, publishes, publish_count, failure);
-    if (failure->code == 0) {
-        transaction_settle(client, settlements, settlement_count);
-    } else {
-        /* nothing happened: what was to be settled stays with the client, which gives it back */
-        for (size_t i = 0; i < settlement_count; i++)
-            broker_settle(client, &settlements[i].lease, 1, OUTCOME_RETURN);
-    }
-    if (grouped) {
-        log_group_end(worker->log);
-        request->wait_block = log_block_last(worker->log);
-    }
-    free(transaction.queues);
-    return request_end(request);
+    return result;
+}
+
+int publish_routed(struct client *client, struct publish *publish, struct catalog_queue **queues)
+{
+    struct mark mark = {0};
+    int result = 0;
+
+    if (publish->queues == 1)
+        result = publish_to(client, queues[0]->place, publish, queues, 1, &mark);
+    else if (publish->queues > 1)
+        result = publish_to_all(client, publish, queues, &mark);
+    client->worker->published += publish->queues > 0 && result == 0;
+    if (!publish->publisher)
+        return result;
+    publisher_add(publish->publisher, mark, result == 0);
+    return 0;
+}
+
+int broker_publish(struct client *client, struct publish *publish)
+{
+    struct catalog_queue **queues;
+
+    int result = client_route(client, publish, &queues, &publish->queues, &publish->failure);
+    return result != 0 ? result : publish_routed(client, publish, queues);
 }
 
 /* ---- flow ---- */
 
 #define WATCH_NS (100 * NANOSECONDS_PER_MS)
 
-static enum flow flow_now(struct worker *worker)
+enum flow worker_flow_here(const struct worker *worker)
 {
-    if (worker->storage_failed || worker->disk_is_low)
+    bool has_room = true;
+
+    if (worker->disk_is_low)
         return FLOW_DISK;
-    if (worker->options.memory_high_bytes &&
-        worker->memory.used >= worker->options.memory_high_bytes)
-        return FLOW_MEMORY;
-    return log_has_room(worker->log) ? FLOW_OPEN : FLOW_BUSY;
+    for (unsigned i = 0; i < worker->shard_count; i++) {
+        if (worker->shards[i]->has_failed)
+            return FLOW_DISK;
+        has_room = has_room && log_has_room(worker->shards[i]->log);
+    }
+    return has_room ? FLOW_OPEN : FLOW_BUSY;
+}
+
+/* An alarm of one worker is everybody's, and the memory watermark is for all together. */
+static enum flow flow_now(const struct worker *worker)
+{
+    enum flow flow = worker_flow_here(worker);
+    uint64_t used = worker->memory.used;
+
+    for (unsigned i = 0; i < worker->count; i++) {
+        const struct peer *peer = worker->peers[i];
+        if (!peer)
+            continue;
+        if (peer->flow == FLOW_DISK)
+            flow = FLOW_DISK;
+        used += peer->memory_used;
+    }
+    if (flow != FLOW_DISK && worker->options.memory_high_bytes &&
+        used >= worker->options.memory_high_bytes)
+        flow = FLOW_MEMORY;
+    return flow;
+}
+
+static enum flow client_flow(struct client *client)
+{
+    enum flow flow = flow_now(client->worker);
+
+    if (flow == FLOW_OPEN && client->out_of_credit) {
+        if (!peer_has_credit(client->out_of_credit))
+            return FLOW_BUSY;
+        client->out_of_credit = NULL;
+    }
+    return flow;
 }
 
 enum flow broker_flow(struct client *client)
 {
     struct worker *worker = client->worker;
-    enum flow flow = flow_now(worker);
+    enum flow flow = client_flow(client);
 
     if (flow == FLOW_OPEN)
         return flow;
@@ -524,7 +658,7 @@ static void tell_flow(struct worker *worker)
     list_move_all(&waiters, &worker->flow_waiters);
     for (struct list *link; (link = list_take_first(&waiters));) {
         struct client *client = CONTAINER_OF(link, struct client, flow_link);
-        enum flow flow = flow_now(worker);
+        enum flow flow = client_flow(client);
         bool changed = flow != client->flow_told;
         client->flow_told = flow;
         if (flow != FLOW_OPEN)
@@ -539,9 +673,12 @@ void worker_watch(struct timer *timer)
 {
     struct worker *worker = CONTAINER_OF(timer, struct worker, watch);
 
-    worker->disk_is_low = worker->options.disk_low_bytes &&
-                          store_bytes_free(worker->options.store) < worker->options.disk_low_bytes;
+    worker->disk_is_low =
+        worker->options.disk_low_bytes && worker->shard_count > 0 &&
+        store_bytes_free(worker->shards[0]->store) < worker->options.disk_low_bytes;
     worker_flow_changed(worker);
+    peers_status(worker);
+    peers_return_credit(worker);
     if (worker->messages.used > worker->options.hot_bytes_max)
         cooling_begin(worker);
     if (!list_empty(&worker->flow_waiters))

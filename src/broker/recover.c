@@ -1,5 +1,6 @@
 /* From the log to a running worker; and what a new data directory gets. */
-#include "broker/broker_private.h"
+#include "broker/change.h"
+#include "broker/peer.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -8,8 +9,11 @@
 /* What a start needs and nobody afterwards. */
 struct boot {
     struct worker *worker;
-    uint64_t *orphans; /* queues with a state and without a place in the catalog */
+    uint64_t
+        *orphans; /* queues with a state in the log at hand and without a place in the catalog */
     size_t orphan_count, orphan_capacity;
+    unsigned opened;        /* shards */
+    unsigned peers_started; /* on the first worker */
 
     /* of a new data directory: */
     struct password_job hash;
@@ -38,20 +42,26 @@ void boot_free(struct worker *worker)
 
 static void recover_catalog(void *context, struct slice bytes)
 {
-    struct worker *worker = context;
+    struct shard *shard = context;
+    struct worker *worker = shard->place.worker;
 
+    if (shard->number != 1) {
+        log_error(worker->logger, "recovery", "shard %u has a catalog record: passed over",
+                  shard->number);
+        return;
+    }
     if (catalog_apply(&worker->catalog, bytes) != 0) {
         worker->catalog_is_suspect = true;
-        log_set_damaged(worker->log);
+        log_set_damaged(shard->log);
         log_error(worker->logger, "recovery",
                   "a catalog record of %zu bytes makes no sense: passed over", bytes.size);
     }
 }
 
-static struct queue *find(struct worker *worker, uint64_t id)
+static struct queue *find(const struct shard *shard, uint64_t id)
 {
-    struct catalog_queue *queue = catalog_queue_by_id(&worker->catalog, id);
-    return queue && queue->queue.log ? &queue->queue : NULL;
+    struct queue *queue = worker_logged_queue(shard->place.worker, id);
+    return queue && queue->log == shard->log ? queue : NULL;
 }
 
 /* A state of a queue that the catalog does not know. Whether the catalog can be trusted is known
@@ -67,28 +77,31 @@ static void orphan_add(struct worker *worker, uint64_t id)
     boot->orphans[boot->orphan_count++] = id;
 }
 
-static void drop_orphans(struct worker *worker)
+static void drop_orphans(struct shard *shard)
 {
-    const struct boot *boot = worker->boot;
+    struct worker *worker = shard->place.worker;
+    struct boot *boot = worker->boot;
 
     for (size_t i = 0; i < boot->orphan_count && !worker->catalog_is_suspect; i++)
-        log_drop_state(worker->log, boot->orphans[i]);
+        log_drop_state(shard->log, boot->orphans[i]);
+    boot->orphan_count = 0;
 }
 
 static void recover_state(void *context, uint64_t id, struct slice bytes, uint64_t position)
 {
-    struct worker *worker = context;
-    struct queue *queue = find(worker, id);
+    const struct shard *shard = context;
+    struct queue *queue = find(shard, id);
 
     (void)position;
     if (!queue) {
-        orphan_add(worker, id);
+        orphan_add(shard->place.worker, id);
         return;
     }
     int result = queue_recover_state(queue, bytes);
     if (result != 0)
-        log_error(worker->logger, "recovery", "the state of queue '%s' cannot be read (%s)",
-                  catalog_queue_of(queue)->name, error_name(result));
+        log_error(shard->place.worker->logger, "recovery",
+                  "the state of queue '%s' cannot be read (%s)", hosted_of(queue)->named->name,
+                  error_name(result));
 }
 
 /* A queue that the catalog does not know was deleted, unless the catalog itself is damaged: then
@@ -96,13 +109,14 @@ static void recover_state(void *context, uint64_t id, struct slice bytes, uint64
 static void recover_message(void *context, uint64_t id, uint64_t sequence, uint64_t position,
                             uint64_t size, uint16_t lane)
 {
-    struct worker *worker = context;
-    struct queue *queue = find(worker, id);
+    const struct shard *shard = context;
+    struct queue *queue = find(shard, id);
 
     (void)lane;
-    if (queue ? queue_recover_message(queue, sequence, position, size) : worker->catalog_is_suspect)
+    if (queue ? queue_recover_message(queue, sequence, position, size)
+              : shard->place.worker->catalog_is_suspect)
         return;
-    log_release(worker->log, position);
+    log_release(shard->log, position);
 }
 
 static void recover_settled(void *context, uint64_t id, uint64_t first, uint64_t last, unsigned why)
@@ -133,16 +147,17 @@ static void recover_delivered(void *context, uint64_t id, uint64_t sequence)
 
 static void recover_corrupt(void *context, const struct failure *what)
 {
-    struct worker *worker = context;
+    const struct shard *shard = context;
+    struct worker *worker = shard->place.worker;
 
     worker->catalog_is_suspect = true;
-    log_error(worker->logger, "recovery", "corruption: %s", what->text);
+    log_error(worker->logger, "recovery", "corruption in shard %u: %s", shard->number, what->text);
 }
 
 /* Nothing has been changed yet, so that what is there can still be looked at. */
 static int recover_told(void *context, struct failure *failure)
 {
-    struct worker *worker = context;
+    const struct worker *worker = ((const struct shard *)context)->place.worker;
 
     if (map_count(&worker->catalog.vhosts) > 0 || !worker->catalog_is_suspect)
         return 0;
@@ -150,7 +165,7 @@ static int recover_told(void *context, struct failure *failure)
                 "the catalog cannot be read, and making a new one would hide what is there");
 }
 
-const struct log_recovery worker_recovery = {
+const struct log_recovery shard_recovery = {
     .catalog = recover_catalog,
     .state = recover_state,
     .message = recover_message,
@@ -163,11 +178,70 @@ const struct log_recovery worker_recovery = {
 
 /* ---- the first start ---- */
 
+void boot_end(struct worker *worker, int result, const char *text)
+{
+    if (result != 0 && worker->start.result == 0) {
+        worker->start.result = result;
+        fail(&worker->start.failure, result, "%s", text);
+    }
+    if (worker->start.result == 0) {
+        worker->catalog.binding_lost = worker_has_catalog(worker) ? change_binding_lost : NULL;
+        timer_set(&worker->watch, loop_now_ns(worker->loop) + 1);
+    }
+    boot_free(worker);
+    worker->started(worker->started_context, &worker->start);
+}
+
+/* What this worker has to do is done, or has failed. */
 static void started(struct worker *worker)
 {
-    boot_free(worker);
-    timer_set(&worker->watch, loop_now_ns(worker->loop) + 1);
-    worker->started(worker->started_context, &worker->start);
+    if (worker->count == 1)
+        boot_end(worker, 0, "");
+    else if (worker_has_catalog(worker))
+        boot_peer_started(worker, 0, "");
+    else
+        peers_tell_started(worker, &worker->start);
+}
+
+void boot_peer_started(struct worker *worker, int result, const char *text)
+{
+    struct boot *boot = worker->boot;
+
+    if (!boot)
+        return; /* it has failed before */
+    boot->peers_started++;
+    if (worker->start.result != 0 || result != 0 || boot->peers_started == worker->count) {
+        result = worker->start.result ? worker->start.result : result;
+        text = worker->start.result ? worker->start.failure.text : text;
+        peers_tell_go(worker, result, text);
+        boot_end(worker, result, text);
+    }
+}
+
+/* The first worker has the catalog: the others get it, and all open what is theirs. */
+static void open_next(struct worker *worker)
+{
+    struct boot *boot = worker->boot;
+
+    if (boot->opened < worker->shard_count)
+        shard_open(worker->shards[boot->opened]);
+    else
+        started(worker);
+}
+
+static void catalog_is_there(struct worker *worker)
+{
+    worker->catalog_settled.done = worker->catalog.events;
+    peers_tell_catalog(worker);
+    open_next(worker);
+}
+
+void boot_catalog_came(struct worker *worker, bool is_suspect)
+{
+    ASSERT(!worker_has_catalog(worker));
+    worker->catalog_is_suspect = is_suspect;
+    worker->catalog_settled.done = worker->catalog.events;
+    open_next(worker);
 }
 
 static void boot_failed(struct worker *worker, int result, const char *what)
@@ -184,12 +258,13 @@ static void boot_wait(struct timer *timer)
     struct boot *boot = CONTAINER_OF(timer, struct boot, wait);
     struct worker *worker = boot->worker;
 
-    if (log_is_failed(worker->log)) {
+    if (log_is_failed(catalog_log(worker))) {
         boot_failed(worker, E_FAILED, "the new data directory cannot be written");
-    } else if (log_block_durable(worker->log) < boot->block) {
+    } else if (log_block_durable(catalog_log(worker)) < boot->block) {
         timer_set(timer, loop_now_ns(worker->loop) + NANOSECONDS_PER_MS);
     } else {
-        started(worker);
+        changes_settle(worker);
+        catalog_is_there(worker);
     }
 }
 
@@ -201,7 +276,7 @@ static int record_user(struct worker *worker, const char *hash, struct failure *
 
     catalog_encode_user(&w, slice_text(o->default_user), slice_text(hash),
                         slice_text(o->default_tags));
-    int result = catalog_record(worker, &w, failure);
+    int result = change_make(worker, &w, true, failure);
     if (result != 0)
         return result;
     struct vhost *vhost = catalog_vhost(&worker->catalog, slice_text(o->settings.default_vhost));
@@ -209,7 +284,7 @@ static int record_user(struct worker *worker, const char *hash, struct failure *
     catalog_encode_permission(&w, slice_text(o->default_user), vhost->id,
                               slice_text(o->default_configure), slice_text(o->default_write),
                               slice_text(o->default_read));
-    return catalog_record(worker, &w, failure);
+    return change_make(worker, &w, true, failure);
 }
 
 static void boot_hashed(struct job *job)
@@ -227,8 +302,8 @@ static void boot_hashed(struct job *job)
         boot_failed(worker, result, "the default user cannot be made");
         return;
     }
-    boot->block = log_block_last(worker->log);
-    log_commit(worker->log);
+    boot->block = log_block_last(catalog_log(worker));
+    log_commit(catalog_log(worker));
     timer_set(&boot->wait, loop_now_ns(worker->loop));
 }
 
@@ -256,38 +331,59 @@ static void boot_begin(struct worker *worker)
 
 /* ---- the end of recovery ---- */
 
-static void finish_queues(struct worker *worker)
+static void finish_queues(struct shard *shard)
 {
+    struct worker *worker = shard->place.worker;
     struct map_cursor cursor = {0};
 
     for (struct catalog_queue *q; (q = map_next(&worker->catalog.queues_by_id, &cursor));) {
-        uint64_t missing = queue_recover_end(&q->queue);
+        if (!q->hosted || q->hosted->shard != shard)
+            continue;
+        uint64_t missing = queue_recover_end(&q->hosted->queue);
         if (missing > 0)
             log_error(worker->logger, "recovery",
                       "queue '%s' in vhost '%s' has lost %" PRIu64 " messages", q->name,
                       q->vhost->name, missing);
         worker->start.queues++;
-        worker->start.messages += q->queue.ready;
+        worker->start.messages += q->hosted->queue.ready;
     }
 }
 
-void worker_opened(void *context, int result, const struct log_opened *summary,
-                   const struct failure *failure)
+static void add_opened(struct log_opened *sum, const struct log_opened *one, bool is_first)
 {
-    struct worker *worker = context;
+    sum->blocks_replayed += one->blocks_replayed;
+    sum->records_replayed += one->records_replayed;
+    sum->torn_bytes += one->torn_bytes;
+    sum->corrupt_blocks += one->corrupt_blocks;
+    sum->clean = (is_first || sum->clean) && one->clean;
+}
 
-    worker->start.result = result;
+void shard_opened(void *context, int result, const struct log_opened *summary,
+                  const struct failure *failure)
+{
+    struct shard *shard = context;
+    struct worker *worker = shard->place.worker;
+
+    if (!worker->boot)
+        return; /* another worker could not start */
     if (summary)
-        worker->start.log = *summary;
+        add_opened(&worker->start.log, summary, worker->boot->opened == 0);
     if (result != 0) {
-        worker->start.failure = *failure;
-        worker->started(worker->started_context, &worker->start);
+        worker->start.result = result;
+        fail(&worker->start.failure, result, "shard %u: %s", shard->number, failure->text);
+        started(worker);
         return;
     }
-    finish_queues(worker);
-    drop_orphans(worker);
-    if (map_count(&worker->catalog.vhosts) > 0)
+    worker->boot->opened++;
+    finish_queues(shard);
+    drop_orphans(shard);
+    shard->place.line.done = log_block_durable(shard->log);
+    if (worker->start.result != 0)
         started(worker);
+    else if (shard->number != 1)
+        open_next(worker);
+    else if (map_count(&worker->catalog.vhosts) > 0)
+        catalog_is_there(worker);
     else
         boot_begin(worker);
 }

@@ -1,27 +1,10 @@
 /* Exchanges, queues and bindings: declaring, deleting, finding. */
-#include "broker/broker_private.h"
+#include "broker/change.h"
+#include "broker/peer.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
-
-int catalog_record(struct worker *worker, const struct writer *event, struct failure *failure)
-{
-    struct slice bytes = slice_of(event->start, writer_size(event));
-
-    if (event->failed)
-        return fail(failure, E_LIMIT, "names and arguments are larger than %u bytes",
-                    EVENT_BYTES_MAX);
-    int result = log_append_catalog(worker->log, bytes);
-    if (result != 0)
-        return fail(failure, result, "%s",
-                    result == E_FULL
-                        ? "the disk is full: nothing durable can be declared or deleted"
-                        : "storage has failed: nothing durable can be declared or deleted");
-    result = catalog_apply(&worker->catalog, bytes);
-    ASSERT(result == 0);
-    return 0;
-}
 
 static bool is_reserved(struct slice name)
 {
@@ -61,67 +44,6 @@ static const char *truth(bool value)
     return value ? "true" : "false";
 }
 
-/* ---- auto-deletion of exchanges that lost their last binding ---- */
-
-/* Exchanges to look at: collected while bindings go, deleted after. Deleting one may add others, so
- * it is a loop over the worker's list of ids, not a recursion. */
-struct losses {
-    uint64_t *ids;
-    size_t count, capacity;
-};
-
-static void lost(void *context, uint64_t exchange_id)
-{
-    struct losses *losses = context;
-
-    if (losses->count == losses->capacity) {
-        losses->capacity = losses->capacity ? 2 * losses->capacity : 16;
-        losses->ids = memory_resize(losses->ids, losses->capacity, sizeof *losses->ids);
-    }
-    losses->ids[losses->count++] = exchange_id;
-}
-
-static void log_drop(struct worker *worker, enum catalog_event kind, uint64_t id)
-{
-    uint8_t bytes[16];
-    struct writer w = writer_of(bytes, sizeof bytes);
-
-    catalog_encode_drop(&w, kind, id);
-    if (log_append_catalog(worker->log, slice_of(bytes, writer_size(&w))) != 0)
-        log_error(worker->logger, "catalog",
-                  "the deletion of object %" PRIu64 " could not be logged: it will be back "
-                  "after a restart",
-                  id);
-}
-
-static void drop_exchange(struct worker *worker, struct catalog_exchange *exchange,
-                          struct losses *losses)
-{
-    if (exchange->flags & CATALOG_DURABLE)
-        log_drop(worker, CATALOG_EXCHANGE_DROP, exchange->id);
-    catalog_drop_exchange(&worker->catalog, exchange, lost, losses);
-}
-
-static void drop_unbound(struct worker *worker, struct losses *losses)
-{
-    for (size_t i = 0; i < losses->count; i++) {
-        struct catalog_exchange *e =
-            map_get_number(&worker->catalog.exchanges_by_id, losses->ids[i]);
-        if (e && (e->flags & CATALOG_AUTO_DELETE) && e->had_bindings &&
-            route_binding_count(e->route) == 0)
-            drop_exchange(worker, e, losses);
-    }
-    free(losses->ids);
-}
-
-static void delete_exchange(struct worker *worker, struct catalog_exchange *exchange)
-{
-    struct losses losses = {0};
-
-    drop_exchange(worker, exchange, &losses);
-    drop_unbound(worker, &losses);
-}
-
 /* ---- exchanges ---- */
 
 static int exchange_matches(const struct catalog_exchange *e, const struct exchange_spec *spec,
@@ -146,12 +68,10 @@ static int exchange_matches(const struct catalog_exchange *e, const struct excha
                                          e->vhost->name, failure);
 }
 
-static int create_exchange(struct client *client, struct request *request,
-                           const struct exchange_spec *spec, enum exchange_type type)
+static int may_create_exchange(struct client *client, const struct exchange_spec *spec,
+                               struct failure *failure)
 {
-    struct worker *worker = client->worker;
     struct slice alternate;
-    struct failure *failure = &request->failure;
 
     if (!catalog_name_is_valid(spec->name))
         return refuse_name("exchange", spec->name, failure);
@@ -160,84 +80,117 @@ static int create_exchange(struct client *client, struct request *request,
     char *name = memory_text(spec->name);
     int result = exchange_arguments_check(spec->arguments, name, client->vhost->name, failure);
     free(name);
-    if (result != 0)
-        return result;
-    if (fields_text(spec->arguments, "alternate-exchange", &alternate) &&
-        (client_may(client, ACCESS_READ, "exchange", spec->name, failure) != 0 ||
-         client_may(client, ACCESS_WRITE, "exchange", alternate, failure) != 0))
-        return failure->code;
-
-    uint64_t id = worker->catalog.next_id++;
-    uint8_t flags = (uint8_t)((spec->durable ? CATALOG_DURABLE : 0) |
-                              (spec->auto_delete ? CATALOG_AUTO_DELETE : 0) |
-                              (spec->internal ? CATALOG_INTERNAL : 0));
-    if (!spec->durable) {
-        catalog_put_exchange(&worker->catalog, client->vhost, id, flags, type, spec->name,
-                             spec->arguments);
-        return 0;
+    if (result == 0 && fields_text(spec->arguments, "alternate-exchange", &alternate)) {
+        result = client_may(client, ACCESS_READ, "exchange", spec->name, failure);
+        if (result == 0)
+            result = client_may(client, ACCESS_WRITE, "exchange", alternate, failure);
     }
-    uint8_t *bytes = memory_new(EVENT_BYTES_MAX);
-    struct writer w = writer_of(bytes, EVENT_BYTES_MAX);
-    catalog_encode_exchange(&w, id, client->vhost->id, flags, type, spec->name, spec->arguments);
-    result = catalog_record(worker, &w, failure);
-    free(bytes);
-    if (result == 0)
-        vhost_exchange(client->vhost, spec->name)->block = log_block_last(worker->log);
     return result;
+}
+
+/* What was asked for, kept for looking again when somebody else was faster. */
+struct exchange_declaration {
+    struct exchange_spec spec;
+    enum exchange_type type;
+};
+
+static int declare_exchange(struct request *request, const struct exchange_declaration *asked);
+
+static int exchange_declared(struct request *request)
+{
+    struct exchange_declaration *asked = request->internal;
+    int outcome = DONE;
+
+    request->internal = NULL;
+    if (request->failure.code == E_AGAIN) {
+        request->failure.code = 0;
+        outcome = declare_exchange(request, asked);
+    }
+    free(asked);
+    return outcome;
+}
+
+static int create_exchange(struct request *request, const struct exchange_declaration *asked)
+{
+    const struct exchange_spec *spec = &asked->spec;
+    uint8_t *bytes = memory_new(ORDER_BYTES_MAX);
+    struct writer w = writer_of(bytes, ORDER_BYTES_MAX);
+
+    write_u8(&w, 0);
+    catalog_encode_exchange(
+        &w,
+        &(struct exchange_event){.vhost = request->client->vhost->id,
+                                 .flags = (uint8_t)((spec->durable ? CATALOG_DURABLE : 0) |
+                                                    (spec->auto_delete ? CATALOG_AUTO_DELETE : 0) |
+                                                    (spec->internal ? CATALOG_INTERNAL : 0)),
+                                 .type = asked->type,
+                                 .name = spec->name,
+                                 .arguments = spec->arguments});
+    struct exchange_declaration *copy = memory_new(sizeof *copy);
+    *copy = *asked;
+    request->internal = copy;
+    request->next = exchange_declared;
+    int outcome = change_order(request, &w);
+    free(bytes);
+    return outcome;
+}
+
+/* To be called in place of request_end(), or from `next`. */
+static int declare_exchange(struct request *request, const struct exchange_declaration *asked)
+{
+    struct client *client = request->client;
+    const struct catalog_exchange *exchange = vhost_exchange(client->vhost, asked->spec.name);
+    struct failure *failure = &request->failure;
+
+    if (client_may(client, ACCESS_CONFIGURE, "exchange", asked->spec.name, failure) != 0)
+        ;
+    else if (exchange)
+        failure->code = exchange_matches(exchange, &asked->spec, asked->type, failure);
+    else if (may_create_exchange(client, &asked->spec, failure) == 0)
+        return create_exchange(request, asked);
+    if (failure->code == 0)
+        request_wait(request, &client->worker->catalog_settled, exchange->version);
+    return DONE;
 }
 
 int broker_declare_exchange(struct client *client, struct request *request,
                             const struct exchange_spec *spec)
 {
-    struct catalog_exchange *exchange = vhost_exchange(client->vhost, spec->name);
     struct failure *failure = &request->failure;
-    enum exchange_type type;
+    struct exchange_declaration asked = {.spec = *spec};
 
     request_begin(client, request);
     if (spec->passive) {
-        if (!exchange)
+        if (!vhost_exchange(client->vhost, spec->name))
             no_exchange(client, spec->name, failure);
-        return request_end(request);
-    }
-    if (spec->name.size == 0) {
+    } else if (spec->name.size == 0) {
         fail(failure, E_DENIED, "operation not permitted on the default exchange");
-        return request_end(request);
-    }
-    if (!exchange_type_parse(spec->type, &type))
+    } else if (!exchange_type_parse(spec->type, &asked.type)) {
         fail(failure, E_UNSUPPORTED, "invalid exchange type '%.*s'", SLICE_ARGS(spec->type));
-    else if (client_may(client, ACCESS_CONFIGURE, "exchange", spec->name, failure) != 0)
-        ;
-    else if (exchange)
-        failure->code = exchange_matches(exchange, spec, type, failure);
-    else
-        failure->code = create_exchange(client, request, spec, type);
-    exchange = vhost_exchange(client->vhost, spec->name);
-    if (failure->code == 0)
-        request->wait_block = exchange->block;
+    } else if (declare_exchange(request, &asked) == PENDING) {
+        return PENDING;
+    }
     return request_end(request);
 }
 
 int broker_delete_exchange(struct client *client, struct request *request, struct slice name,
                            bool if_unused)
 {
-    struct worker *worker = client->worker;
-    struct catalog_exchange *exchange = vhost_exchange(client->vhost, name);
+    const struct catalog_exchange *exchange = vhost_exchange(client->vhost, name);
     struct failure *failure = &request->failure;
+    uint8_t bytes[16];
+    struct writer w = writer_of(bytes, sizeof bytes);
 
     request_begin(client, request);
     if (name.size == 0)
         fail(failure, E_DENIED, "operation not permitted on the default exchange");
     else if (is_reserved(name) && exchange && (exchange->flags & CATALOG_PREDECLARED))
         refuse_reserved("exchange", name, failure);
-    else if (client_may(client, ACCESS_CONFIGURE, "exchange", name, failure) != 0 || !exchange)
-        ;
-    else if (if_unused && route_binding_count(exchange->route) > 0)
-        fail(failure, E_IN_USE, "exchange '%s' in vhost '%s' in use", exchange->name,
-             client->vhost->name);
-    else {
-        bool durable = exchange->flags & CATALOG_DURABLE;
-        delete_exchange(worker, exchange);
-        request->wait_block = durable ? log_block_last(worker->log) : 0;
+    else if (client_may(client, ACCESS_CONFIGURE, "exchange", name, failure) == 0 && exchange) {
+        write_u8(&w, if_unused ? ORDER_IF_UNUSED : 0);
+        catalog_encode_drop(&w, CATALOG_EXCHANGE_DROP, exchange->id);
+        if (change_order(request, &w) == PENDING)
+            return PENDING;
     }
     return request_end(request);
 }
@@ -254,6 +207,12 @@ static int locked(const struct catalog_queue *queue, struct failure *failure)
                 queue->name, queue->vhost->name);
 }
 
+static bool is_anothers(const struct catalog_queue *queue, const struct client *client)
+{
+    return queue->owner.client != 0 &&
+           (queue->owner.client != client->id || queue->owner.worker != client->worker->index);
+}
+
 int client_find_queue(struct client *client, struct slice name, struct catalog_queue **queue,
                       struct failure *failure)
 {
@@ -261,53 +220,56 @@ int client_find_queue(struct client *client, struct slice name, struct catalog_q
     if (!*queue)
         return fail(failure, E_NOT_FOUND, "no queue '%.*s' in vhost '%s'", SLICE_ARGS(name),
                     client->vhost->name);
-    if ((*queue)->owner && (*queue)->owner != client)
-        return locked(*queue, failure);
-    return 0;
+    return is_anothers(*queue, client) ? locked(*queue, failure) : 0;
 }
 
-static void fill_counts(const struct catalog_queue *queue, struct request *request)
+static void fill_counts(const struct hosted *hosted, struct request *request)
 {
-    snprintf(request->result.queue.name, sizeof request->result.queue.name, "%s", queue->name);
     request->result.queue.counts = (struct queue_counts){
-        .ready = queue->queue.ready,
-        .leased = queue->queue.leased,
-        .consumers = queue->queue.consumers,
+        .ready = hosted->queue.ready,
+        .leased = hosted->queue.leased,
+        .consumers = hosted->queue.consumers,
     };
 }
 
-/* ---- expiry of unused queues ---- */
-
-void queue_used(struct catalog_queue *queue)
+int counts_here(struct request *request, struct hosted *hosted)
 {
-    queue->used_ns = loop_now_ns(queue->expiry.loop);
-    if (queue->settings.expires_ms && !timer_is_set(&queue->expiry))
-        timer_set(&queue->expiry, queue->used_ns + queue->settings.expires_ms * NANOSECONDS_PER_MS);
+    hosted_used(hosted);
+    fill_counts(hosted, request);
+    return DONE;
 }
 
-static void queue_expired(struct timer *timer)
-{
-    struct catalog_queue *queue = CONTAINER_OF(timer, struct catalog_queue, expiry);
-    struct worker *worker = queue->queue.host->context;
-    uint64_t at_ns = queue->used_ns + queue->settings.expires_ms * NANOSECONDS_PER_MS;
-
-    if (queue->queue.consumers > 0 || !list_empty(&queue->getters))
-        at_ns = loop_now_ns(worker->loop) + queue->settings.expires_ms * NANOSECONDS_PER_MS;
-    if (at_ns > loop_now_ns(worker->loop)) {
-        timer_set(timer, at_ns);
-        return;
-    }
-    log_debug(worker->logger, "queue", "queue '%s' in vhost '%s' has expired", queue->name,
-              queue->vhost->name);
-    worker_delete_queue(worker, queue);
-}
+/* ---- what the catalog tells ---- */
 
 void queue_added(void *context, struct catalog_queue *queue)
 {
     struct worker *worker = context;
 
-    timer_init(&queue->expiry, worker->loop, queue_expired);
-    queue_used(queue);
+    queue->place = worker_place(worker, queue->shard);
+    if (!queue->place) {
+        worker->start.result =
+            fail(&worker->start.failure, E_CORRUPT,
+                 "queue '%s' in vhost '%s' is in shard %u, whose directory is not there",
+                 queue->name, queue->vhost->name, queue->shard);
+        return;
+    }
+    if (queue->place->is_here && shard_of(queue->place)->log)
+        hosted_new(shard_of(queue->place), queue);
+    if (queue->owner.client == 0 || queue->owner.worker != worker->index)
+        return;
+    struct client *owner = worker_client(worker, queue->owner.client);
+    if (owner)
+        list_append(&owner->queues, &queue->owner_link);
+    else /* it has closed while others decided about its queue */
+        worker_delete_queue(worker, queue);
+}
+
+void queue_dropped(void *context, struct catalog_queue *queue)
+{
+    (void)context;
+    list_remove(&queue->owner_link);
+    if (queue->hosted)
+        hosted_drop(queue->hosted);
 }
 
 /* ---- queues ---- */
@@ -317,7 +279,7 @@ static int queue_matches(const struct catalog_queue *queue, const struct queue_s
 {
     bool durable = queue->flags & CATALOG_DURABLE, auto_delete = queue->flags & CATALOG_AUTO_DELETE;
 
-    if (spec->exclusive != (bool)(queue->flags & CATALOG_EXCLUSIVE))
+    if (spec->exclusive != ((queue->flags & CATALOG_EXCLUSIVE) != 0))
         return locked(queue, failure);
     if (spec->durable != durable)
         return mismatch(failure, "durable", "queue", queue->name, queue->vhost,
@@ -330,7 +292,7 @@ static int queue_matches(const struct catalog_queue *queue, const struct queue_s
 }
 
 /* "amq.gen-" and 22 random letters. */
-static struct slice choose_name(struct client *client, char *name, size_t size)
+static void choose_name(struct client *client, char *name, size_t size)
 {
     static const char letters[] =
         "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
@@ -343,7 +305,6 @@ static struct slice choose_name(struct client *client, char *name, size_t size)
             name[at++] = letters[random[i] & 63];
         name[at] = 0;
     } while (vhost_queue(client->vhost, slice_text(name)));
-    return slice_text(name);
 }
 
 static int may_dead_letter(struct client *client, struct slice name, struct slice arguments,
@@ -357,41 +318,14 @@ static int may_dead_letter(struct client *client, struct slice name, struct slic
     return result != 0 ? result : client_may(client, ACCESS_WRITE, "exchange", target, failure);
 }
 
-static int put_queue(struct client *client, const struct queue_spec *spec, struct slice name,
-                     struct failure *failure)
+static int may_create_queue(struct client *client, const struct queue_spec *spec, struct slice name,
+                            struct failure *failure)
 {
-    struct worker *worker = client->worker;
-    uint64_t id = worker->catalog.next_id++;
-    uint8_t flags = (uint8_t)((spec->durable ? CATALOG_DURABLE : 0) |
-                              (spec->auto_delete ? CATALOG_AUTO_DELETE : 0) |
-                              (spec->exclusive ? CATALOG_EXCLUSIVE : 0));
-
-    if (!spec->durable || spec->exclusive) {
-        catalog_put_queue(&worker->catalog, client->vhost, id, flags, name, spec->arguments);
-        return 0;
-    }
-    uint8_t *bytes = memory_new(EVENT_BYTES_MAX);
-    struct writer w = writer_of(bytes, EVENT_BYTES_MAX);
-    catalog_encode_queue(&w, id, client->vhost->id, flags, name, spec->arguments);
-    int result = catalog_record(worker, &w, failure);
-    free(bytes);
-    if (result == 0)
-        vhost_queue(client->vhost, name)->block = log_block_last(worker->log);
-    return result;
-}
-
-static int create_queue(struct client *client, const struct queue_spec *spec,
-                        struct catalog_queue **queue, struct failure *failure)
-{
-    char chosen[64];
-    struct slice name = spec->name;
     struct queue_settings settings;
 
-    if (name.size == 0)
-        name = choose_name(client, chosen, sizeof chosen);
-    else if (!catalog_name_is_valid(name))
+    if (!catalog_name_is_valid(name))
         return refuse_name("queue", name, failure);
-    else if (is_reserved(name) && !spec->hidden)
+    if (is_reserved(name) && spec->name.size > 0 && !spec->hidden)
         return refuse_reserved("queue", name, failure);
     char *text = memory_text(name);
     int result =
@@ -404,146 +338,188 @@ static int create_queue(struct client *client, const struct queue_spec *spec,
         result = client_may(client, ACCESS_CONFIGURE, "queue", name, failure);
     if (result == 0 && !spec->hidden)
         result = may_dead_letter(client, name, spec->arguments, failure);
-    if (result == 0)
-        result = put_queue(client, spec, name, failure);
-    if (result != 0)
-        return result;
-    *queue = vhost_queue(client->vhost, name);
-    (*queue)->hidden = spec->hidden;
-    if (spec->exclusive) {
-        (*queue)->owner = client;
-        list_append(&client->queues, &(*queue)->owner_link);
-    }
-    return 0;
+    return result;
 }
 
-static int declare_queue(struct client *client, const struct queue_spec *spec,
-                         struct catalog_queue **queue, struct failure *failure)
+static void count_next(struct request *request, const struct catalog_queue *queue);
+static int declare_queue(struct request *request, const struct queue_spec *spec);
+
+static int queue_declared(struct request *request)
 {
-    if (spec->passive)
-        return client_find_queue(client, spec->name, queue, failure);
-    *queue = vhost_queue(client->vhost, spec->name);
-    if (!*queue)
-        return create_queue(client, spec, queue, failure);
-    int result = client_may(client, ACCESS_CONFIGURE, "queue", spec->name, failure);
-    if (result == 0 && (*queue)->owner && (*queue)->owner != client)
-        result = locked(*queue, failure);
-    return result != 0 ? result : queue_matches(*queue, spec, failure);
+    struct client *client = request->client;
+    struct queue_spec *spec = request->internal;
+    int outcome = DONE;
+
+    request->internal = NULL;
+    if (request->failure.code == E_AGAIN) {
+        request->failure.code = 0;
+        outcome = declare_queue(request, spec);
+    } else if (request->failure.code == 0 && !client->closed) {
+        const struct catalog_queue *queue =
+            vhost_queue(client->vhost, slice_text(request->result.queue.name));
+        if (queue)
+            count_next(request, queue);
+        else
+            fail(&request->failure, E_NOT_FOUND, "queue '%s' has been deleted meanwhile",
+                 request->result.queue.name);
+    }
+    free(spec);
+    return outcome;
+}
+
+static int create_queue(struct request *request, const struct queue_spec *spec)
+{
+    struct client *client = request->client;
+    char *name = request->result.queue.name;
+
+    if (spec->name.size == 0)
+        choose_name(client, name, sizeof request->result.queue.name);
+    if (may_create_queue(client, spec, spec->name.size == 0 ? slice_text(name) : spec->name,
+                         &request->failure) != 0)
+        return DONE;
+    if (spec->name.size > 0)
+        snprintf(name, sizeof request->result.queue.name, "%.*s", SLICE_ARGS(spec->name));
+    struct queue_event event = {
+        .vhost = client->vhost->id,
+        .shard = worker_new_queue_shard(client->worker, spec->exclusive),
+        .flags = (uint8_t)((spec->durable ? CATALOG_DURABLE : 0) |
+                           (spec->auto_delete ? CATALOG_AUTO_DELETE : 0) |
+                           (spec->exclusive ? CATALOG_EXCLUSIVE : 0) |
+                           (spec->hidden ? CATALOG_HIDDEN : 0)),
+        .name = slice_text(name),
+        .arguments = spec->arguments,
+    };
+    if (spec->exclusive)
+        event.owner = client_identity(client);
+    struct queue_spec *copy = memory_new(sizeof *copy);
+    *copy = *spec;
+    request->internal = copy;
+    request->next = queue_declared;
+    uint8_t *bytes = memory_new(ORDER_BYTES_MAX);
+    struct writer w = writer_of(bytes, ORDER_BYTES_MAX);
+    write_u8(&w, 0);
+    catalog_encode_queue(&w, &event);
+    int outcome = change_order(request, &w);
+    free(bytes);
+    return outcome;
+}
+
+static int count_queue(struct request *request)
+{
+    const struct client *client = request->client;
+
+    if (request->failure.code != 0 || client->closed)
+        return DONE;
+    struct catalog_queue *queue =
+        vhost_queue(client->vhost, slice_text(request->result.queue.name));
+    if (!queue) {
+        fail(&request->failure, E_NOT_FOUND, "queue '%s' has been deleted meanwhile",
+             request->result.queue.name);
+        return DONE;
+    }
+    return queue->hosted ? counts_here(request, queue->hosted) : peer_counts(request, queue);
+}
+
+/* The request wants the queue's counts, as soon as all workers know the queue. */
+static void count_next(struct request *request, const struct catalog_queue *queue)
+{
+    snprintf(request->result.queue.name, sizeof request->result.queue.name, "%s", queue->name);
+    request_wait(request, &request->client->worker->catalog_settled, queue->version);
+    request->next = count_queue;
+}
+
+static int declare_queue(struct request *request, const struct queue_spec *spec)
+{
+    struct client *client = request->client;
+    struct failure *failure = &request->failure;
+    struct catalog_queue *queue = vhost_queue(client->vhost, spec->name);
+
+    if (spec->passive) {
+        failure->code = client_find_queue(client, spec->name, &queue, failure);
+    } else if (!queue) {
+        return create_queue(request, spec);
+    } else if (client_may(client, ACCESS_CONFIGURE, "queue", spec->name, failure) == 0) {
+        if (is_anothers(queue, client))
+            locked(queue, failure);
+        else
+            queue_matches(queue, spec, failure);
+    }
+    if (failure->code == 0)
+        count_next(request, queue);
+    return DONE;
 }
 
 int broker_declare_queue(struct client *client, struct request *request,
                          const struct queue_spec *spec)
 {
-    struct catalog_queue *queue = NULL;
-
     request_begin(client, request);
-    request->failure.code = declare_queue(client, spec, &queue, &request->failure);
-    if (request->failure.code == 0) {
-        queue_used(queue);
-        fill_counts(queue, request);
-        request->wait_block = queue->block;
-    }
-    return request_end(request);
+    memset(&request->result, 0, sizeof request->result);
+    return declare_queue(request, spec) == DONE ? request_end(request) : PENDING;
 }
 
-void queue_release(struct queue *queue)
+int delete_here(struct request *request, struct hosted *hosted, bool if_unused, bool if_empty)
 {
-    if (queue_unref(queue))
-        catalog_free_queue(catalog_queue_of(queue));
-}
+    const struct catalog_queue *named = hosted->named;
+    struct failure *failure = &request->failure;
+    uint8_t bytes[16];
+    struct writer w = writer_of(bytes, sizeof bytes);
 
-void queue_dropped(void *context, struct catalog_queue *queue)
-{
-    struct worker *worker = context;
-
-    LIST_EACH (&queue->subscriptions, link)
-        subscription_end(CONTAINER_OF(link, struct subscription, queue_link));
-    getters_fail(queue);
-    list_remove(&queue->owner_link);
-    queue->owner = NULL;
-    queue_close(&queue->queue);
-    list_append(&worker->discards, &queue->discard_link);
-    loop_defer(worker->loop, &worker->work, LOOP_DISPATCH);
-}
-
-bool worker_discard_slice(struct worker *worker)
-{
-    struct list *link = list_first(&worker->discards);
-
-    if (!link)
-        return true;
-    struct catalog_queue *queue = CONTAINER_OF(link, struct catalog_queue, discard_link);
-    list_remove(link);
-    if (queue_discard(&queue->queue))
-        queue_release(&queue->queue);
-    else
-        list_append(&worker->discards, link);
-    return list_empty(&worker->discards);
-}
-
-void worker_delete_queue(struct worker *worker, struct catalog_queue *queue)
-{
-    struct losses losses = {0};
-
-    if (queue->queue.log)
-        log_drop(worker, CATALOG_QUEUE_DROP, queue->queue.id);
-    catalog_drop_queue(&worker->catalog, queue, lost, &losses);
-    drop_unbound(worker, &losses);
+    fill_counts(hosted, request);
+    if (if_unused && hosted->queue.consumers > 0)
+        fail(failure, E_IN_USE, "queue '%s' in vhost '%s' in use", named->name, named->vhost->name);
+    else if (if_empty && hosted->queue.ready > 0)
+        fail(failure, E_IN_USE, "queue '%s' in vhost '%s' not empty", named->name,
+             named->vhost->name);
+    if (failure->code != 0)
+        return DONE;
+    write_u8(&w, 0);
+    catalog_encode_drop(&w, CATALOG_QUEUE_DROP, named->id);
+    return change_order(request, &w);
 }
 
 int broker_delete_queue(struct client *client, struct request *request, struct slice name,
                         bool if_unused, bool if_empty)
 {
-    struct worker *worker = client->worker;
     struct failure *failure = &request->failure;
     struct catalog_queue *queue;
+    int outcome = DONE;
 
     request_begin(client, request);
     memset(&request->result, 0, sizeof request->result);
     if (!vhost_queue(client->vhost, name))
         return request_end(request); /* deleting what is not there is done */
     if (client_find_queue(client, name, &queue, failure) != 0 ||
-        (!queue->hidden && client_may(client, ACCESS_CONFIGURE, "queue", name, failure) != 0))
+        (!(queue->flags & CATALOG_HIDDEN) &&
+         client_may(client, ACCESS_CONFIGURE, "queue", name, failure) != 0))
         return request_end(request);
-    if (if_unused && queue->queue.consumers > 0) {
-        fail(failure, E_IN_USE, "queue '%s' in vhost '%s' in use", queue->name, queue->vhost->name);
-    } else if (if_empty && queue->queue.ready > 0) {
-        fail(failure, E_IN_USE, "queue '%s' in vhost '%s' not empty", queue->name,
-             queue->vhost->name);
-    } else {
-        bool logged = queue->queue.log;
-        fill_counts(queue, request);
-        worker_delete_queue(worker, queue);
-        request->wait_block = logged ? log_block_last(worker->log) : 0;
-    }
-    return request_end(request);
+    snprintf(request->result.queue.name, sizeof request->result.queue.name, "%s", queue->name);
+    if (queue->hosted)
+        outcome = delete_here(request, queue->hosted, if_unused, if_empty);
+    else
+        outcome = peer_delete(request, queue, if_unused, if_empty);
+    return outcome == DONE ? request_end(request) : PENDING;
 }
 
 /* ---- bindings ---- */
 
 static int find_binding_ends(struct client *client, const struct binding_spec *spec,
-                             struct catalog_exchange **source, struct route_target *target,
-                             bool *durable, struct failure *failure)
+                             struct catalog_exchange **source, uint64_t *target,
+                             struct failure *failure)
 {
     *source = vhost_exchange(client->vhost, spec->source);
     if (spec->to_exchange) {
-        struct catalog_exchange *exchange = vhost_exchange(client->vhost, spec->destination);
+        const struct catalog_exchange *exchange = vhost_exchange(client->vhost, spec->destination);
         if (!exchange)
             return no_exchange(client, spec->destination, failure);
-        *target = (struct route_target){exchange->id, exchange->route, NULL};
-        *durable = exchange->flags & CATALOG_DURABLE;
+        *target = exchange->id;
     } else {
         struct catalog_queue *queue;
         int result = client_find_queue(client, spec->destination, &queue, failure);
         if (result != 0)
             return result;
-        *target = (struct route_target){queue->queue.id, NULL, queue};
-        *durable = queue->queue.log != NULL;
+        *target = queue->id;
     }
-    if (!*source)
-        return no_exchange(client, spec->source, failure);
-    *durable = *durable && ((*source)->flags & CATALOG_DURABLE);
-    return 0;
+    return *source ? 0 : no_exchange(client, spec->source, failure);
 }
 
 static int may_bind(struct client *client, const struct binding_spec *spec, struct failure *failure)
@@ -557,66 +533,55 @@ static int may_bind(struct client *client, const struct binding_spec *spec, stru
                        : client_may(client, ACCESS_READ, "exchange", spec->source, failure);
 }
 
-static int record_binding(struct worker *worker, enum catalog_event kind,
-                          const struct catalog_exchange *source, const struct route_target *target,
-                          const struct binding_spec *spec, struct failure *failure)
+static int change_binding(struct request *request, enum catalog_event kind, uint64_t source,
+                          uint64_t target, const struct binding_spec *spec)
 {
-    uint8_t *bytes = memory_new(EVENT_BYTES_MAX);
-    struct writer w = writer_of(bytes, EVENT_BYTES_MAX);
+    uint8_t *bytes = memory_new(ORDER_BYTES_MAX);
+    struct writer w = writer_of(bytes, ORDER_BYTES_MAX);
 
-    catalog_encode_binding(&w, kind, source->id, target->id, spec->key, spec->arguments);
-    int result = catalog_record(worker, &w, failure);
+    write_u8(&w, 0);
+    catalog_encode_binding(&w, kind, source, target, spec->key, spec->arguments);
+    int outcome = change_order(request, &w);
     free(bytes);
-    return result;
+    return outcome;
 }
 
 int broker_bind(struct client *client, struct request *request, const struct binding_spec *spec)
 {
-    struct worker *worker = client->worker;
     struct failure *failure = &request->failure;
     struct catalog_exchange *source;
-    struct route_target target;
-    bool durable = false;
+    uint64_t target;
 
     request_begin(client, request);
-    if (may_bind(client, spec, failure) != 0 ||
-        find_binding_ends(client, spec, &source, &target, &durable, failure) != 0 ||
-        route_check(source->type, spec->key, spec->arguments, failure) != 0)
-        return request_end(request);
-    if (durable)
-        failure->code = record_binding(worker, CATALOG_BINDING, source, &target, spec, failure);
-    else
-        catalog_bind(&worker->catalog, source, target, spec->key, spec->arguments);
-    request->wait_block = durable ? log_block_last(worker->log) : 0;
+    if (may_bind(client, spec, failure) == 0 &&
+        find_binding_ends(client, spec, &source, &target, failure) == 0 &&
+        route_check(source->type, spec->key, spec->arguments, failure) == 0 &&
+        change_binding(request, CATALOG_BINDING, source->id, target, spec) == PENDING)
+        return PENDING;
     return request_end(request);
+}
+
+/* RabbitMQ: what is not there need not be unbound. */
+static int unbound(struct request *request)
+{
+    if (request->failure.code == E_NOT_FOUND)
+        request->failure.code = 0;
+    return DONE;
 }
 
 int broker_unbind(struct client *client, struct request *request, const struct binding_spec *spec)
 {
-    struct worker *worker = client->worker;
     struct failure *failure = &request->failure;
     struct catalog_exchange *source;
-    struct route_target target;
-    struct losses losses = {0};
-    bool durable = false;
+    uint64_t target;
 
     request_begin(client, request);
     if (may_bind(client, spec, failure) != 0)
         return request_end(request);
-    if (find_binding_ends(client, spec, &source, &target, &durable, failure) != 0) {
-        /* RabbitMQ: what is not there need not be unbound */
-        if (failure->code == E_NOT_FOUND)
-            failure->code = 0;
-        return request_end(request);
-    }
-    if (durable)
-        failure->code =
-            record_binding(worker, CATALOG_BINDING_DROP, source, &target, spec, failure);
-    else
-        catalog_unbind(&worker->catalog, source, target, spec->key, spec->arguments);
-    request->wait_block = durable ? log_block_last(worker->log) : 0;
-    lost(&losses, source->id);
-    drop_unbound(worker, &losses);
+    request->next = unbound;
+    if (find_binding_ends(client, spec, &source, &target, failure) == 0 &&
+        change_binding(request, CATALOG_BINDING_DROP, source->id, target, spec) == PENDING)
+        return PENDING;
     return request_end(request);
 }
 
@@ -629,10 +594,14 @@ static int create_exchange_predeclared(struct worker *worker, struct vhost *vhos
     uint8_t bytes[512];
     struct writer w = writer_of(bytes, sizeof bytes);
 
-    catalog_encode_exchange(&w, worker->catalog.next_id++, vhost->id,
-                            (uint8_t)(flags | CATALOG_DURABLE | CATALOG_PREDECLARED), type,
-                            slice_text(name), slice_of(NULL, 0));
-    return catalog_record(worker, &w, failure);
+    catalog_encode_exchange(
+        &w,
+        &(struct exchange_event){.id = worker->catalog.next_id,
+                                 .vhost = vhost->id,
+                                 .flags = (uint8_t)(flags | CATALOG_DURABLE | CATALOG_PREDECLARED),
+                                 .type = type,
+                                 .name = slice_text(name)});
+    return change_make(worker, &w, true, failure);
 }
 
 int worker_create_vhost(struct worker *worker, struct slice name, struct failure *failure)
@@ -653,8 +622,8 @@ int worker_create_vhost(struct worker *worker, struct slice name, struct failure
     uint8_t bytes[512];
     struct writer w = writer_of(bytes, sizeof bytes);
 
-    catalog_encode_vhost(&w, worker->catalog.next_id++, name);
-    int result = catalog_record(worker, &w, failure);
+    catalog_encode_vhost(&w, worker->catalog.next_id, name);
+    int result = change_make(worker, &w, true, failure);
     struct vhost *vhost = catalog_vhost(&worker->catalog, name);
     for (size_t i = 0; result == 0 && i < sizeof predeclared / sizeof predeclared[0]; i++)
         result = create_exchange_predeclared(worker, vhost, predeclared[i].name,

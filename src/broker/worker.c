@@ -1,4 +1,5 @@
-#include "broker/broker_private.h"
+#include "broker/change.h"
+#include "broker/peer.h"
 
 #include <stdlib.h>
 
@@ -24,6 +25,7 @@ void worker_options_default(struct worker_options *options)
     options->loopback_users = "guest";
     options->password_cost = password_cost_default;
     options->hot_bytes_max = 64u << 20;
+    options->count = options->shard_count = 1;
 }
 
 /* ---- what there is to tell, and to do ---- */
@@ -60,44 +62,47 @@ static void work(struct task *task)
     LIST_EACH (&worker->jobs, link) {
         struct request *request = CONTAINER_OF(link, struct request, link);
         if (purge_slice(request))
-            request_complete(request);
+            request_go_on(request);
     }
-    bool done = worker_discard_slice(worker);
+    bool done = true;
+    for (unsigned i = 0; i < worker->shard_count; i++)
+        done = shard_discard_slice(worker->shards[i]) && done;
     if (!done || !list_empty(&worker->jobs))
         loop_defer(worker->loop, task, LOOP_DISPATCH);
 }
 
-/* ---- the log's events ---- */
+/* ---- a log's events ---- */
 
 static void durable(void *context, uint64_t block)
 {
-    struct worker *worker = context;
+    struct shard *shard = context;
+    struct worker *worker = shard->place.worker;
 
-    queue_host_durable(&worker->host, block);
-    worker_durable(worker, block);
+    queue_host_durable(&shard->host, block);
+    if (shard->number == 1)
+        changes_settle(worker);
+    line_advance(worker, &shard->place.line, block);
 }
 
 static void failed(void *context, const struct failure *why)
 {
-    struct worker *worker = context;
+    struct shard *shard = context;
+    struct worker *worker = shard->place.worker;
 
     log_error(worker->logger, "storage",
-              "storage has failed: %s. Nothing durable is taken any more; what was stored is "
-              "still delivered",
-              why->text);
-    worker->storage_failed = true;
-    for (struct list *link; (link = list_first(&worker->durable_requests));) {
-        struct request *request = CONTAINER_OF(link, struct request, link);
-        fail(&request->failure, E_FAILED, "storage has failed");
-        request_complete(request);
-    }
-    publishers_failed(worker);
-    queue_host_failed(&worker->host);
+              "the storage of shard %u has failed: %s. Nothing durable is taken any more; what was "
+              "stored is still delivered",
+              shard->number, why->text);
+    shard->has_failed = true;
+    line_fail(worker, &shard->place.line);
+    if (shard->number == 1)
+        changes_failed(worker);
+    queue_host_failed(&shard->host);
 }
 
 static void room(void *context)
 {
-    struct worker *worker = context;
+    struct worker *worker = ((struct shard *)context)->place.worker;
 
     if (!list_empty(&worker->flow_waiters))
         timer_set(&worker->watch, loop_now_ns(worker->loop));
@@ -108,12 +113,84 @@ static void checkpoint(void *context, bool catalog)
     checkpoint_begin(context, catalog);
 }
 
-static const struct log_events worker_log_events = {
+static const struct log_events shard_log_events = {
     .durable = durable,
     .failed = failed,
     .room = room,
     .checkpoint = checkpoint,
 };
+
+/* ---- shards ---- */
+
+static struct shard *shard_new(struct worker *worker, unsigned number, struct store *store)
+{
+    struct shard *shard = memory_new(sizeof *shard);
+
+    shard->place.worker = worker;
+    shard->place.is_here = true;
+    line_init(&shard->place.line);
+    shard->number = number;
+    shard->store = store;
+    list_init(&shard->discards);
+    shard->host = (struct queue_host){
+        .loop = worker->loop,
+        .logger = worker->logger,
+        .events = &worker_queue_events,
+        .context = shard,
+        .memory = &worker->messages,
+        .hot_bytes_max = worker->options.hot_bytes_max,
+    };
+    queue_host_init(&shard->host);
+    return shard;
+}
+
+void shard_open(struct shard *shard)
+{
+    struct worker *worker = shard->place.worker;
+    struct log_options log = worker->options.log;
+    struct map_cursor cursor = {0};
+
+    log.loop = worker->loop;
+    log.store = shard->store;
+    log.logger = worker->logger;
+    log.account = &worker->messages;
+    shard->log = log_open(&log, &shard_log_events, &shard_recovery, shard, shard_opened);
+    shard->host.log = shard->place.line.log = shard->log;
+    for (struct catalog_queue *q; (q = map_next(&worker->catalog.queues_by_id, &cursor));) {
+        if (q->shard == shard->number)
+            hosted_new(shard, q);
+    }
+}
+
+static void shard_free(struct shard *shard)
+{
+    checkpoint_free(shard);
+    if (shard->log)
+        log_free(shard->log);
+    for (struct list *link; (link = list_first(&shard->discards));)
+        hosted_abandon(CONTAINER_OF(link, struct hosted, discard_link));
+    list_init(&shard->host.ready);
+    queue_host_fini(&shard->host);
+    free(shard->targets);
+    free(shard->place.batch);
+    free(shard);
+}
+
+struct place *worker_place(const struct worker *worker, unsigned shard)
+{
+    unsigned host = (shard - 1) % worker->count, at = (shard - 1) / worker->count;
+
+    if (host != worker->index)
+        return &worker->peers[host]->place;
+    return at < worker->shard_count ? &worker->shards[at]->place : NULL;
+}
+
+uint32_t worker_new_queue_shard(struct worker *worker, bool exclusive)
+{
+    if (worker->options.queues_balanced && !exclusive)
+        return 1 + worker->balance++ % worker->options.shard_count;
+    return worker->shard_count > 0 ? worker->shards[0]->number : 1;
+}
 
 /* ---- start and stop ---- */
 
@@ -123,7 +200,11 @@ struct worker *worker_start(const struct worker_options *options,
 {
     struct worker *worker = memory_new(sizeof *worker);
 
+    ASSERT(options->count > 0 && options->index < options->count);
+    ASSERT(options->index > 0 || options->store_count > 0);
     worker->options = *options;
+    worker->index = options->index;
+    worker->count = options->count;
     worker->loop = options->loop;
     worker->logger = options->logger;
     worker->started = started;
@@ -131,16 +212,15 @@ struct worker *worker_start(const struct worker_options *options,
     account_init(&worker->memory, NULL, 0);
     account_init(&worker->messages, &worker->memory, 0);
     list_init(&worker->clients);
-    list_init(&worker->durable_requests);
+    map_init_numbers(&worker->clients_by_id, loop_random(worker->loop));
     list_init(&worker->completions);
     list_init(&worker->jobs);
     list_init(&worker->cancellations);
-    list_init(&worker->discards);
-    list_init(&worker->publishers_waiting);
     list_init(&worker->publishers_ready);
     list_init(&worker->flow_waiters);
     list_init(&worker->logins);
     list_init(&worker->login_waiters);
+    line_init(&worker->catalog_settled);
     task_init(&worker->tell, tell);
     task_init(&worker->work, work);
     task_init(&worker->confirm, publishers_confirm);
@@ -148,49 +228,62 @@ struct worker *worker_start(const struct worker_options *options,
     remembered_init(&worker->remembered, worker->loop);
     route_result_init(&worker->routed);
 
-    worker->host = (struct queue_host){
-        .loop = worker->loop,
-        .logger = worker->logger,
-        .events = &worker_queue_events,
-        .context = worker,
-        .memory = &worker->messages,
-        .hot_bytes_max = options->hot_bytes_max,
-    };
-    queue_host_init(&worker->host);
-    catalog_init(&worker->catalog, worker->loop, &worker->host);
+    catalog_init(&worker->catalog, loop_random(worker->loop));
     worker->catalog.queue_added = queue_added;
     worker->catalog.queue_dropped = queue_dropped;
     worker->catalog.context = worker;
+    worker->changes = changes_new(worker);
 
-    struct log_options log = options->log;
-    log.loop = worker->loop;
-    log.store = options->store;
-    log.logger = worker->logger;
-    log.account = &worker->messages;
+    worker->shard_count = options->store_count;
+    worker->shards = memory_new((worker->shard_count + 1) * sizeof(void *));
+    for (unsigned i = 0; i < worker->shard_count; i++)
+        worker->shards[i] =
+            shard_new(worker, worker->index + 1 + i * worker->count, options->stores[i]);
+    peers_new(worker);
     boot_new(worker);
-    worker->log = log_open(&log, &worker_log_events, &worker_recovery, worker, worker_opened);
-    worker->host.log = worker->log;
+    if (worker_has_catalog(worker)) {
+        shard_open(worker->shards[0]);
+        worker->catalog_settled.log = worker->shards[0]->log;
+    }
     return worker;
 }
 
 static void closed(void *context)
 {
-    struct worker *worker = context;
-    worker->stopped(worker->stopped_context);
+    struct shard *shard = context;
+    struct worker *worker = shard->place.worker;
+
+    if (--worker->shards_open == 0)
+        worker->stopped(worker->stopped_context);
 }
 
-/* A last checkpoint, with exact states, then the log. */
+static bool shard_is_ready_to_close(struct shard *shard)
+{
+    if (log_is_failed(shard->log) || (shard->last_checkpoint && list_empty(&shard->discards)))
+        return true;
+    if (!shard->last_checkpoint && !shard->checkpoint)
+        log_checkpoint(shard->log);
+    return false;
+}
+
+/* When no worker has clients any more: a last checkpoint of each shard, with exact states, then the
+ * logs. */
 static void stop_wait(struct timer *timer)
 {
     struct worker *worker = CONTAINER_OF(timer, struct worker, watch);
+    bool ready = peers_have_ended(worker);
 
-    if (log_is_failed(worker->log) || (worker->last_checkpoint && list_empty(&worker->discards))) {
-        log_close(worker->log, closed, worker);
+    for (unsigned i = 0; ready && i < worker->shard_count; i++)
+        ready = shard_is_ready_to_close(worker->shards[i]);
+    if (!ready) {
+        timer_set(timer, loop_now_ns(worker->loop) + NANOSECONDS_PER_MS);
         return;
     }
-    if (!worker->last_checkpoint && !worker->checkpoint)
-        log_checkpoint(worker->log);
-    timer_set(timer, loop_now_ns(worker->loop) + NANOSECONDS_PER_MS);
+    worker->shards_open = worker->shard_count;
+    for (unsigned i = 0; i < worker->shard_count; i++)
+        log_close(worker->shards[i]->log, closed, worker->shards[i]);
+    if (worker->shard_count == 0)
+        worker->stopped(worker->stopped_context);
 }
 
 void worker_stop(struct worker *worker, void (*stopped)(void *context), void *context)
@@ -199,28 +292,24 @@ void worker_stop(struct worker *worker, void (*stopped)(void *context), void *co
     worker->stopping = true;
     worker->stopped = stopped;
     worker->stopped_context = context;
+    peers_end(worker);
     timer_stop(&worker->watch);
     timer_init(&worker->watch, worker->loop, stop_wait);
     timer_set(&worker->watch, loop_now_ns(worker->loop));
 }
 
-static void free_queues(struct worker *worker)
+static void abandon_queues(struct worker *worker)
 {
     struct map_cursor cursor = {0};
 
-    for (struct catalog_queue *q; (q = map_next(&worker->catalog.queues_by_id, &cursor));)
-        list_append(&worker->discards, &q->discard_link);
-    for (struct list *link; (link = list_take_first(&worker->discards));) {
-        struct catalog_queue *q = CONTAINER_OF(link, struct catalog_queue, discard_link);
-        timer_stop(&q->expiry);
-        queue_abandon(&q->queue);
-        catalog_free_queue(q);
+    for (struct catalog_queue *q; (q = map_next(&worker->catalog.queues_by_id, &cursor));) {
+        if (q->hosted)
+            hosted_abandon(q->hosted);
     }
 }
 
 void worker_free(struct worker *worker)
 {
-    checkpoint_free(worker);
     timer_stop(&worker->watch);
     task_cancel(&worker->tell);
     task_cancel(&worker->work);
@@ -228,24 +317,38 @@ void worker_free(struct worker *worker)
     boot_free(worker);
     cooling_free(worker);
     logins_free(worker);
-    log_free(worker->log);
-    free_queues(worker);
-    list_init(&worker->host.ready);
-    queue_host_fini(&worker->host);
+    peers_free(worker);
+    for (unsigned i = 0; i < worker->shard_count; i++)
+        checkpoint_free(worker->shards[i]);
+    abandon_queues(worker);
+    for (unsigned i = 0; i < worker->shard_count; i++)
+        shard_free(worker->shards[i]);
+    free(worker->shards);
+    changes_free(worker->changes);
     catalog_fini(&worker->catalog);
     remembered_fini(&worker->remembered);
     route_result_fini(&worker->routed);
-    free(worker->targets);
+    map_fini(&worker->clients_by_id);
+    free(worker->places);
     account_fini(&worker->messages);
     free(worker);
+}
+
+static void requests_abandon(struct list *requests)
+{
+    for (struct list *link; (link = list_take_first(requests));)
+        free(CONTAINER_OF(link, struct request, link)->internal);
 }
 
 void worker_abandon(struct worker *worker)
 {
     struct list *link;
 
-    while ((link = list_take_first(&worker->jobs)))
-        purge_abandon(CONTAINER_OF(link, struct request, link));
+    requests_abandon(&worker->jobs);
+    requests_abandon(&worker->completions);
+    requests_abandon(&worker->catalog_settled.requests);
+    for (unsigned i = 0; i < worker->shard_count; i++)
+        requests_abandon(&worker->shards[i]->place.line.requests);
     while ((link = list_first(&worker->clients)))
         client_abandon(CONTAINER_OF(link, struct client, link));
     worker_free(worker);
@@ -270,11 +373,14 @@ void worker_statistics(const struct worker *worker, struct worker_statistics *st
         .memory_bytes = worker->memory.used,
     };
     for (struct catalog_queue *q; (q = map_next(&worker->catalog.queues_by_id, &cursor));) {
+        if (!q->hosted)
+            continue;
         statistics->queues++;
-        statistics->messages_ready += q->queue.ready;
-        statistics->messages_leased += q->queue.leased;
+        statistics->messages_ready += q->hosted->queue.ready;
+        statistics->messages_leased += q->hosted->queue.leased;
     }
-    log_statistics(worker->log, &statistics->log);
+    if (worker->shard_count > 0)
+        log_statistics(worker->shards[0]->log, &statistics->log);
 }
 
 void worker_check(const struct worker *worker)
@@ -284,12 +390,14 @@ void worker_check(const struct worker *worker)
 
     for (struct catalog_queue *q; (q = map_next(&worker->catalog.queues_by_id, &cursor));) {
         ASSERT(vhost_queue(q->vhost, slice_text(q->name)) == q);
-        ASSERT(!q->queue.closed);
-        queue_check(&q->queue);
+        ASSERT(!q->dropped && q->place && q->place->is_here == (q->hosted != NULL));
+        if (q->hosted)
+            queue_check(&q->hosted->queue);
     }
     for (const struct list *l = worker->clients.next; l != &worker->clients; l = l->next)
         clients++;
     ASSERT(clients == worker->client_count);
     route_table_check(worker->catalog.routes);
-    log_check(worker->log);
+    for (unsigned i = 0; i < worker->shard_count; i++)
+        log_check(worker->shards[i]->log);
 }

@@ -1,7 +1,13 @@
 /*
- * A worker: one thread's world. Its loop, its copy of the catalog, its shard (a log with its
- * queues), its clients. What main.c, tests and the simulation need to start and stop one; protocols
- * use broker.h.
+ * A worker: one thread's world. Its loop, its copy of the catalog, its shards (logs with their
+ * queues), its clients. What main.c, tests and the simulation need to start and stop them;
+ * protocols use broker.h.
+ *
+ * The workers of a process are started together, each on its own loop's thread, with an office in
+ * common. Shards are numbered from 1 and dealt out in turn: worker i of n hosts shards i + 1,
+ * i + 1 + n, ... . The worker with shard 1, the first, keeps the catalog in its log and decides
+ * about it. So another number of workers at the next start changes who hosts what, and rewrites
+ * nothing.
  */
 #ifndef SLUICE_BROKER_WORKER_H
 #define SLUICE_BROKER_WORKER_H
@@ -10,9 +16,16 @@
 #include "broker/broker.h"
 #include "log/log.h"
 
+struct office;
+
 struct worker_options {
     struct loop *loop;
-    struct store *store; /* borrowed; the worker never frees it */
+    unsigned index, count; /* which worker, from 0, of how many */
+    struct office *office; /* with that many members; NULL where there is one worker */
+    struct store **stores; /* of all shards that it hosts, in their order; borrowed, never freed */
+    unsigned store_count;  /* may be 0 for all but the first worker */
+    unsigned shard_count;  /* of the whole process */
+    bool queues_balanced;  /* new queues go to all shards in turn, not to the declaring worker's */
     const struct logger *logger;
     struct broker_settings settings;
     struct log_options log; /* loop, store, logger and account are filled in by the worker */
@@ -40,14 +53,16 @@ struct worker_started {
     uint64_t queues, messages;
 };
 
-/* Recovers, creates what a new directory gets, then calls started() once, from a turn. After a
- * failed start only worker_free() is left to do. The strings of the options must stay as long as
+/* Recovers, creates what a new directory gets, then calls started() once, from a turn, when all
+ * workers of the process have started or one of them has failed. After a failed start only
+ * worker_free() is left to do. The strings of the options must stay as long as
  * the worker. */
 struct worker *worker_start(const struct worker_options *options,
                             void (*started)(void *context, const struct worker_started *what),
                             void *context);
 
-/* Clients must be closed and freed. Writes a checkpoint, closes the log, then calls stopped(). */
+/* Clients must be closed and freed. When that is so with all workers, writes a checkpoint, closes
+ * the logs, then calls stopped(). */
 void worker_stop(struct worker *worker, void (*stopped)(void *context), void *context);
 
 /* After stopped(), or after a failed start. */
@@ -63,7 +78,7 @@ uint32_t worker_client_count(const struct worker *worker);
 struct worker_statistics {
     uint64_t clients, queues, messages_ready, messages_leased, published, delivered;
     uint64_t message_bytes, memory_bytes;
-    struct log_statistics log;
+    struct log_statistics log; /* of the first shard */
 };
 void worker_statistics(const struct worker *worker, struct worker_statistics *statistics);
 

@@ -175,27 +175,6 @@ static void chunk_begin(struct mailbox *box, unsigned to, size_t room)
     out->last = chunk;
 }
 
-static inline void *letter_add(struct outbound *out, unsigned kind, size_t size, size_t room)
-{
-    struct chunk *chunk = out->last;
-    struct letter *letter = (void *)(chunk->bytes + chunk->used);
-
-    chunk->used += (uint32_t)room;
-    out->first->letters++;
-    out->letter = letter;
-    letter->size = (uint32_t)size;
-    letter->kind = kind;
-    return letter->bytes;
-}
-
-/* The rare case, kept apart so that the other one saves no registers. */
-static __attribute__((noinline)) void *write_in_new_chunk(struct mailbox *box, unsigned to,
-                                                          unsigned kind, size_t size, size_t room)
-{
-    chunk_begin(box, to, room);
-    return letter_add(&box->out[to], kind, size, room);
-}
-
 void *mail_write(struct mailbox *box, unsigned to, unsigned kind, size_t size)
 {
     size_t room = sizeof(struct letter) + ((size + 7) & ~(size_t)7);
@@ -204,8 +183,14 @@ void *mail_write(struct mailbox *box, unsigned to, unsigned kind, size_t size)
     ASSERT(size <= MAIL_LETTER_MAX);
     struct outbound *out = &box->out[to];
     if (!out->last || out->last->capacity - out->last->used < room)
-        return write_in_new_chunk(box, to, kind, size, room);
-    return letter_add(out, kind, size, room);
+        chunk_begin(box, to, room);
+    struct letter *letter = (void *)(out->last->bytes + out->last->used);
+    out->last->used += (uint32_t)room;
+    out->first->letters++;
+    out->letter = letter;
+    letter->size = (uint32_t)size;
+    letter->kind = kind;
+    return letter->bytes;
 }
 
 void *mail_last(struct mailbox *box, unsigned to, unsigned kind)

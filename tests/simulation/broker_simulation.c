@@ -720,7 +720,8 @@ static bool begin_life(struct world *w)
           failure.text);
     worker_options_default(&options);
     options.loop = w->loop;
-    options.store = w->store;
+    options.stores = &w->store;
+    options.store_count = 1;
     options.logger = &w->logger;
     options.password_cost = (struct password_cost){8, 1};
     options.pending_ppm = 200000;

@@ -315,7 +315,7 @@ static void test_busy_socket(const struct ways *ways)
     peer.leave = OUTPUT_LOW_WATER + 1000;
     SAY(&peer, 1, basic_consume, .queue = TEXT("a"), .no_ack = true);
     SAY(&peer, 2, basic_consume, .queue = TEXT("b"));
-    struct queue *a = fake_queue(&worker, "a");
+    struct catalog_queue *a = fake_queue(&worker, "a");
     uint64_t before = fake_ready(a);
     assert_true(before > 800 && before < 2000);
     for (uint64_t tag = 1; tag <= 720; tag++) {

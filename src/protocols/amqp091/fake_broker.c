@@ -25,7 +25,7 @@ struct stored {
     bool is_leased, redelivered;
 };
 
-struct queue {
+struct catalog_queue {
     struct list link;
     struct worker *worker;
     char name[NAME_MAX_BYTES + 1];
@@ -53,7 +53,7 @@ struct binding {
 struct consumer {
     struct list link;
     struct client *client;
-    struct queue *queue;
+    struct catalog_queue *queue;
     void *cookie;
     bool settles_itself, exclusive, is_refused, is_over;
     uint32_t credit;
@@ -138,7 +138,7 @@ void fake_init(struct worker *worker, uint64_t seed, unsigned pending_percent)
     add_exchange(worker, slice_text("amq.fanout"), slice_text("fanout"));
 }
 
-static void drop(struct queue *queue, struct stored *stored)
+static void drop(struct catalog_queue *queue, struct stored *stored)
 {
     if (queue->cursor == &stored->link)
         queue->cursor = stored->link.next;
@@ -155,7 +155,7 @@ static void drop(struct queue *queue, struct stored *stored)
 static void free_queues(struct list *queues)
 {
     for (struct list *link; (link = list_take_first(queues));) {
-        struct queue *queue = CONTAINER_OF(link, struct queue, link);
+        struct catalog_queue *queue = CONTAINER_OF(link, struct catalog_queue, link);
         ASSERT(queue->leased == 0); /* every lease was settled */
         for (struct list *m; (m = list_first(&queue->messages));)
             drop(queue, CONTAINER_OF(m, struct stored, link));
@@ -211,7 +211,7 @@ struct client *client_open(struct worker *worker, const struct client_options *o
     return client;
 }
 
-static void end_queue(struct queue *queue);
+static void end_queue(struct catalog_queue *queue);
 
 void client_close(struct client *client)
 {
@@ -221,7 +221,7 @@ void client_close(struct client *client)
         return;
     client->closed = true;
     LIST_EACH (&worker->queues, link) {
-        struct queue *queue = CONTAINER_OF(link, struct queue, link);
+        struct catalog_queue *queue = CONTAINER_OF(link, struct catalog_queue, link);
         LIST_EACH (&queue->consumers, entry) {
             struct consumer *consumer = CONTAINER_OF(entry, struct consumer, link);
             if (consumer->client == client)
@@ -231,7 +231,7 @@ void client_close(struct client *client)
     for (bool again = true; again;) {
         again = false;
         LIST_EACH (&worker->queues, link) {
-            struct queue *queue = CONTAINER_OF(link, struct queue, link);
+            struct catalog_queue *queue = CONTAINER_OF(link, struct catalog_queue, link);
             if (queue->owner == client) {
                 end_queue(queue);
                 again = true;
@@ -428,10 +428,10 @@ int broker_transact(struct client *client, struct request *request, struct publi
 
 /* ---- objects ---- */
 
-static struct queue *find_queue(struct worker *worker, struct slice name)
+static struct catalog_queue *find_queue(struct worker *worker, struct slice name)
 {
     LIST_EACH (&worker->queues, link) {
-        struct queue *queue = CONTAINER_OF(link, struct queue, link);
+        struct catalog_queue *queue = CONTAINER_OF(link, struct catalog_queue, link);
         if (slice_is(name, queue->name))
             return queue;
     }
@@ -449,9 +449,10 @@ static struct exchange *find_exchange(struct worker *worker, struct slice name)
 }
 
 /* The queue, if it is there and this client may use it. */
-static struct queue *usable_queue(struct client *client, struct slice name, struct failure *failure)
+static struct catalog_queue *usable_queue(struct client *client, struct slice name,
+                                          struct failure *failure)
 {
-    struct queue *queue = find_queue(client->worker, name);
+    struct catalog_queue *queue = find_queue(client->worker, name);
 
     if (!queue)
         fail(failure, E_NOT_FOUND, "no queue '%.*s' in vhost '/'", SLICE_ARGS(name));
@@ -464,7 +465,7 @@ static struct queue *usable_queue(struct client *client, struct slice name, stru
     return NULL;
 }
 
-static void end_queue(struct queue *queue)
+static void end_queue(struct catalog_queue *queue)
 {
     struct worker *worker = queue->worker;
 
@@ -513,7 +514,7 @@ static void declare_exchange(struct client *client, struct failure *failure,
 static void new_queue(struct client *client, struct request *request, const struct queue_spec *spec)
 {
     struct worker *worker = client->worker;
-    struct queue *queue = memory_new(sizeof *queue);
+    struct catalog_queue *queue = memory_new(sizeof *queue);
 
     if (spec->name.size == 0)
         snprintf(queue->name, sizeof queue->name, "amq.gen-%llu",
@@ -537,7 +538,7 @@ static void new_queue(struct client *client, struct request *request, const stru
 static void declare_queue(struct client *client, struct request *request,
                           const struct queue_spec *spec)
 {
-    struct queue *queue = find_queue(client->worker, spec->name);
+    struct catalog_queue *queue = find_queue(client->worker, spec->name);
 
     memset(&request->result, 0, sizeof request->result);
     if (!queue && !spec->passive && !spec->hidden && slice_starts(spec->name, "amq.")) {
@@ -567,7 +568,7 @@ static void declare_queue(struct client *client, struct request *request,
 
 static void delete_queue(struct client *client, struct request *request, const struct question *q)
 {
-    struct queue *queue = find_queue(client->worker, q->a);
+    struct catalog_queue *queue = find_queue(client->worker, q->a);
 
     memset(&request->result, 0, sizeof request->result);
     if (!queue)
@@ -587,7 +588,7 @@ static void delete_queue(struct client *client, struct request *request, const s
 
 static void purge_queue(struct client *client, struct request *request, struct slice name)
 {
-    struct queue *queue = usable_queue(client, name, &request->failure);
+    struct catalog_queue *queue = usable_queue(client, name, &request->failure);
 
     memset(&request->result, 0, sizeof request->result);
     if (!queue)
@@ -640,7 +641,7 @@ static void bind(struct client *client, struct failure *failure, const struct bi
 
 /* ---- messages ---- */
 
-static void store(struct queue *queue, struct message *message)
+static void store(struct catalog_queue *queue, struct message *message)
 {
     struct stored *stored = memory_new(sizeof *stored);
 
@@ -653,7 +654,7 @@ static void store(struct queue *queue, struct message *message)
     queue->ready++;
 }
 
-static struct stored *first_ready(struct queue *queue)
+static struct stored *first_ready(struct catalog_queue *queue)
 {
     for (; queue->cursor != &queue->messages; queue->cursor = queue->cursor->next) {
         struct stored *stored = CONTAINER_OF(queue->cursor, struct stored, link);
@@ -665,7 +666,7 @@ static struct stored *first_ready(struct queue *queue)
 
 #define HIT_MAX 64u
 
-static void add_hit(struct queue **hits, size_t *count, struct queue *queue)
+static void add_hit(struct catalog_queue **hits, size_t *count, struct catalog_queue *queue)
 {
     for (size_t i = 0; i < *count; i++)
         if (hits[i] == queue)
@@ -675,7 +676,7 @@ static void add_hit(struct queue **hits, size_t *count, struct queue *queue)
 }
 
 static void route(struct worker *worker, struct slice exchange, struct slice key,
-                  struct queue **hits, size_t *count, unsigned depth)
+                  struct catalog_queue **hits, size_t *count, unsigned depth)
 {
     if (exchange.size == 0) {
         add_hit(hits, count, find_queue(worker, key));
@@ -711,7 +712,7 @@ int broker_check_publish(struct client *client, const struct message *message,
 int broker_publish(struct client *client, struct publish *publish)
 {
     struct worker *worker = client->worker;
-    struct queue *hits[HIT_MAX];
+    struct catalog_queue *hits[HIT_MAX];
     size_t count = 0;
 
     ASSERT(!client->closed && client->entered && message_body(publish->message).size < SIZE_MAX);
@@ -754,7 +755,7 @@ void publisher_close(struct publisher *publisher)
 static void subscribe(struct client *client, struct request *request,
                       const struct subscribe_spec *spec)
 {
-    struct queue *queue = usable_queue(client, spec->queue, &request->failure);
+    struct catalog_queue *queue = usable_queue(client, spec->queue, &request->failure);
 
     if (!queue)
         return;
@@ -811,7 +812,7 @@ void broker_settle(struct client *client, const struct lease *leases, size_t cou
 
     ASSERT(!client->closed && count > 0 && count <= SETTLE_SLICE);
     for (size_t i = 0; i < count; i++) {
-        struct queue *queue = leases[i].queue;
+        struct catalog_queue *queue = leases[i].queue;
         struct stored *stored = lease_of(&leases[i]);
         bool is_gone = find_queue(worker, slice_text(queue->name)) != queue;
         worker->settled[outcome]++;
@@ -827,7 +828,7 @@ void broker_settle(struct client *client, const struct lease *leases, size_t cou
     }
 }
 
-static void give(struct queue *queue, struct stored *stored, bool settles_itself,
+static void give(struct catalog_queue *queue, struct stored *stored, bool settles_itself,
                  struct delivery *delivery)
 {
     *delivery = (struct delivery){.message = stored->message,
@@ -843,7 +844,7 @@ static void give(struct queue *queue, struct stored *stored, bool settles_itself
 static void get(struct client *client, struct request *request, struct slice name,
                 bool settles_itself)
 {
-    struct queue *queue = usable_queue(client, name, &request->failure);
+    struct catalog_queue *queue = usable_queue(client, name, &request->failure);
 
     memset(&request->result, 0, sizeof request->result);
     if (!queue)
@@ -953,7 +954,7 @@ static bool run_requests(struct client *client)
     return true;
 }
 
-static bool run_consumer(struct queue *queue, struct consumer *consumer)
+static bool run_consumer(struct catalog_queue *queue, struct consumer *consumer)
 {
     const struct client_options *options = &consumer->client->options;
     struct stored *stored = first_ready(queue);
@@ -980,7 +981,7 @@ static bool run_consumer(struct queue *queue, struct consumer *consumer)
     return true;
 }
 
-static bool run_queue(struct queue *queue)
+static bool run_queue(struct catalog_queue *queue)
 {
     bool done = false;
 
@@ -1029,9 +1030,9 @@ bool fake_run(struct worker *worker)
         done |= run_publishers(client);
     }
     LIST_EACH (&worker->graveyard, link)
-        done |= run_queue(CONTAINER_OF(link, struct queue, link));
+        done |= run_queue(CONTAINER_OF(link, struct catalog_queue, link));
     LIST_EACH (&worker->queues, link)
-        done |= run_queue(CONTAINER_OF(link, struct queue, link));
+        done |= run_queue(CONTAINER_OF(link, struct catalog_queue, link));
     return done;
 }
 
@@ -1054,17 +1055,17 @@ void fake_kick(struct worker *worker, const char *reason)
     }
 }
 
-struct queue *fake_queue(struct worker *worker, const char *name)
+struct catalog_queue *fake_queue(struct worker *worker, const char *name)
 {
     return find_queue(worker, slice_text(name));
 }
 
-uint64_t fake_ready(const struct queue *queue)
+uint64_t fake_ready(const struct catalog_queue *queue)
 {
     return queue->ready;
 }
 
-uint64_t fake_leased(const struct queue *queue)
+uint64_t fake_leased(const struct catalog_queue *queue)
 {
     return queue->leased;
 }
@@ -1076,7 +1077,7 @@ void fake_put(struct worker *worker, const char *queue, struct slice body)
                                   .properties = slice_of("\0\0", 2),
                                   .body = body};
     struct message *message = message_new(&worker->message_account, &parts);
-    struct queue *q = find_queue(worker, slice_text(queue));
+    struct catalog_queue *q = find_queue(worker, slice_text(queue));
 
     ASSERT(message && q);
     store(q, message);

@@ -49,9 +49,9 @@ bool fake_run(struct worker *worker);
 void fake_set_flow(struct worker *worker, enum flow flow);
 
 /* What a test needs to look at. */
-struct queue *fake_queue(struct worker *worker, const char *name);
-uint64_t fake_ready(const struct queue *queue);
-uint64_t fake_leased(const struct queue *queue);
+struct catalog_queue *fake_queue(struct worker *worker, const char *name);
+uint64_t fake_ready(const struct catalog_queue *queue);
+uint64_t fake_leased(const struct catalog_queue *queue);
 void fake_put(struct worker *worker, const char *queue, struct slice body);
 void fake_kick(struct worker *worker, const char *reason);
 

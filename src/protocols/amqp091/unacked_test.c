@@ -6,7 +6,7 @@
 
 #include <cmocka.h>
 
-static struct queue *const QUEUE = (struct queue *)8; /* never looked into */
+static struct catalog_queue *const QUEUE = (struct catalog_queue *)8; /* never looked into */
 
 static void add(struct unacked *u, uint64_t tag)
 {

@@ -1,0 +1,145 @@
+/* Hosted queues, and the lines in which requests and publishers wait. */
+#include "broker/broker_private.h"
+
+#include <stdlib.h>
+
+/* ---- lines ---- */
+
+void line_init(struct line *line)
+{
+    *line = (struct line){0};
+    list_init(&line->requests);
+    list_init(&line->publishers);
+}
+
+void line_hurry(struct line *line)
+{
+    if (line->log)
+        log_commit(line->log);
+}
+
+static void requests_advance(struct line *line)
+{
+    LIST_EACH (&line->requests, link) {
+        struct request *request = CONTAINER_OF(link, struct request, link);
+        if (!mark_is_good(request->waits[0]) && !line->failed)
+            break;
+        request_go_on(request);
+    }
+}
+
+void line_advance(struct worker *worker, struct line *line, uint64_t done)
+{
+    if (done <= line->done)
+        return;
+    line->done = done;
+    requests_advance(line);
+    publishers_advance(worker, line);
+}
+
+void line_fail(struct worker *worker, struct line *line)
+{
+    line->failed = true;
+    requests_advance(line);
+    publishers_advance(worker, line);
+}
+
+/* ---- expiry of unused queues ---- */
+
+void hosted_used(struct hosted *hosted)
+{
+    uint64_t expires_ms = hosted->named->settings.expires_ms;
+
+    hosted->used_ns = loop_now_ns(hosted->queue.host->loop);
+    if (expires_ms && !timer_is_set(&hosted->expiry))
+        timer_set(&hosted->expiry, hosted->used_ns + expires_ms * NANOSECONDS_PER_MS);
+}
+
+static void expired(struct timer *timer)
+{
+    struct hosted *hosted = CONTAINER_OF(timer, struct hosted, expiry);
+    struct worker *worker = hosted->shard->place.worker;
+    uint64_t expires_ns = hosted->named->settings.expires_ms * NANOSECONDS_PER_MS;
+    uint64_t at_ns = hosted->used_ns + expires_ns;
+
+    if (hosted->queue.consumers > 0 || !list_empty(&hosted->getters))
+        at_ns = loop_now_ns(worker->loop) + expires_ns;
+    if (at_ns > loop_now_ns(worker->loop)) {
+        timer_set(timer, at_ns);
+        return;
+    }
+    log_debug(worker->logger, "queue", "queue '%s' in vhost '%s' has expired", hosted->named->name,
+              hosted->named->vhost->name);
+    worker_delete_queue(worker, hosted->named);
+}
+
+/* ---- the life of a hosted queue ---- */
+
+void hosted_new(struct shard *shard, struct catalog_queue *named)
+{
+    struct hosted *hosted = memory_new(sizeof *hosted);
+
+    queue_init(&hosted->queue, &shard->host, named->id,
+               catalog_is_logged(named->flags) ? shard->log : NULL);
+    hosted->named = named;
+    hosted->shard = shard;
+    list_init(&hosted->subscriptions);
+    list_init(&hosted->getters);
+    list_init(&hosted->discard_link);
+    timer_init(&hosted->expiry, shard->place.worker->loop, expired);
+    catalog_queue_ref(named);
+    named->hosted = hosted;
+    hosted_used(hosted);
+}
+
+void hosted_free(struct hosted *hosted)
+{
+    struct catalog_queue *named = hosted->named;
+
+    queue_fini(&hosted->queue);
+    named->hosted = NULL;
+    free(hosted);
+    catalog_queue_unref(named);
+}
+
+void hosted_release(struct hosted *hosted)
+{
+    if (queue_unref(&hosted->queue))
+        hosted_free(hosted);
+}
+
+void hosted_drop(struct hosted *hosted)
+{
+    struct worker *worker = hosted->shard->place.worker;
+
+    timer_stop(&hosted->expiry);
+    LIST_EACH (&hosted->subscriptions, link)
+        subscription_end(CONTAINER_OF(link, struct subscription, queue_link));
+    getters_fail(hosted);
+    queue_close(&hosted->queue);
+    list_append(&hosted->shard->discards, &hosted->discard_link);
+    loop_defer(worker->loop, &worker->work, LOOP_DISPATCH);
+}
+
+void hosted_abandon(struct hosted *hosted)
+{
+    timer_stop(&hosted->expiry);
+    list_remove(&hosted->discard_link);
+    queue_abandon(&hosted->queue);
+    hosted_free(hosted);
+}
+
+bool shard_discard_slice(struct shard *shard)
+{
+    struct list *link = list_first(&shard->discards);
+
+    if (!link)
+        return true;
+    struct hosted *hosted = CONTAINER_OF(link, struct hosted, discard_link);
+    list_remove(link);
+    if (queue_discard(&hosted->queue))
+        hosted_release(hosted);
+    else
+        list_append(&shard->discards, link);
+    return list_empty(&shard->discards);
+}

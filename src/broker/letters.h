@@ -1,0 +1,179 @@
+/*
+ * What workers write to each other (loop/mail.h), as the structs that they are: both sides are the
+ * same program. Texts and other bytes follow the struct.
+ *
+ *   asking worker                                    worker that has the queue, or the catalog
+ *     ASK_* (token)             ------------------>    does it in the name of a proxy
+ *     ANSWER (token)            <------------------
+ *     PUBLISH (ticket)          ------------------>
+ *     CONFIRM (last ticket)     <------------------    in the order of the tickets
+ *     CREDIT                    <------------------    for bytes of publishes that are dealt with
+ *     CONSUMER_CREDIT, UNSUBSCRIBE ---------------->
+ *     DELIVER, CANCELLED        <------------------
+ *     SETTLE                    ------------------>
+ *
+ *   worker with the catalog                          every other worker
+ *     SNAPSHOT ..., EVENT ...   ------------------>    applies
+ *     APPLIED                   <------------------
+ *     CHANGE                    <------------------    an order (change.h) that nobody waits for
+ *     SETTLED                   ------------------>
+ *
+ *   STATUS goes from each to each when something has changed.
+ */
+#ifndef SLUICE_BROKER_LETTERS_H
+#define SLUICE_BROKER_LETTERS_H
+
+#include "broker/broker.h"
+
+enum letter {
+    LETTER_ASK_SUBSCRIBE = 1,
+    LETTER_ASK_GET,
+    LETTER_ASK_PURGE,
+    LETTER_ASK_COUNTS,
+    LETTER_ASK_DELETE,
+    LETTER_ASK_CHANGE,
+    LETTER_ANSWER,
+    LETTER_PUBLISH,
+    LETTER_CONFIRM,
+    LETTER_CREDIT,
+    LETTER_CONSUMER_CREDIT,
+    LETTER_UNSUBSCRIBE,
+    LETTER_DELIVER,
+    LETTER_CANCELLED,
+    LETTER_SETTLE,
+    LETTER_SNAPSHOT,
+    LETTER_SNAPSHOT_END, /* struct letter_catalog */
+    LETTER_EVENT,
+    LETTER_APPLIED,
+    LETTER_SETTLED,
+    LETTER_CHANGE,
+    LETTER_STATUS,
+    LETTER_STARTED, /* struct letter_result */
+    LETTER_GO,      /* struct letter_result */
+    LETTER_LAST,    /* nothing but answers comes after it */
+};
+
+/* All that is asked begins so. */
+struct letter_ask {
+    uint64_t token;
+    uint64_t queue; /* id; 0 where none is meant */
+};
+
+struct letter_ask_subscribe {
+    struct letter_ask ask;
+    uint64_t number; /* of the subscription, the asking worker's */
+    uint64_t credit_bytes;
+    uint32_t credit_messages;
+    int32_t priority;
+    bool exclusive;
+};
+
+struct letter_ask_get {
+    struct letter_ask ask;
+    bool settles_itself;
+};
+
+struct letter_ask_delete {
+    struct letter_ask ask;
+    bool if_unused, if_empty;
+};
+
+/* A message, inside other letters: by value, but for a body that has a buffer of its own, on which
+ * the letter holds a reference. The bytes of address, properties and inline body follow at the
+ * letter's end. */
+struct letter_message {
+    uint8_t format, flags, priority, exchange_size, key_size;
+    uint32_t properties_size;
+    uint64_t body_size;
+    uint64_t published_at_ms, expires_at_ms;
+    struct buffer *body; /* NULL: inline */
+};
+
+/* Bytes of a message that follow in a letter. */
+size_t letter_message_bytes(const struct message *message);
+
+/* Fills in both; takes a reference on the body's buffer, if it has one. */
+void letter_put_message(struct letter_message *letter, const struct message *message,
+                        uint8_t *bytes);
+
+/* The message, made anew with one reference, which gives up the letter's reference on the body's
+ * buffer in each case. NULL: no memory. */
+struct message *letter_take_message(const struct letter_message *letter, const uint8_t *bytes,
+                                    struct account *account) MUST_CHECK;
+void letter_drop_message(const struct letter_message *letter);
+
+/* As mail_events.dropped. */
+void letter_dropped(void *context, unsigned kind, struct slice letter);
+
+struct letter_answer {
+    uint64_t token;
+    int32_t code; /* of the failure; its text follows */
+    uint32_t text_size;
+    bool has_counts;
+    uint64_t ready, leased; /* counts, or what is left after a get */
+    uint32_t consumers;
+    bool has_message; /* a get's: */
+    bool redelivered;
+    uint32_t count;
+    uint64_t sequence;
+    struct letter_message message;
+};
+
+struct letter_publish {
+    uint64_t ticket; /* 0: nobody wants to know */
+    uint32_t queues; /* ids, 8 bytes each, follow; then the message's bytes */
+    struct letter_message message;
+};
+
+struct letter_confirm {
+    uint64_t last;
+    bool accepted;
+};
+
+struct letter_credit {
+    uint64_t bytes; /* of publishes dealt with, since the beginning */
+};
+
+struct letter_consumer_credit {
+    uint64_t number;
+    uint64_t bytes;
+    uint32_t messages;
+};
+
+struct letter_catalog {
+    uint64_t events;
+    bool is_suspect; /* recovery met corruption */
+};
+
+struct letter_number {
+    uint64_t number; /* of a subscription, or of an event */
+};
+
+struct letter_deliver {
+    uint64_t number; /* of the subscription */
+    uint64_t queue;
+    uint64_t sequence;
+    uint32_t count;
+    bool redelivered;
+    struct letter_message message;
+};
+
+/* Sequences of one queue, with the same outcome; ranges may be added while the letter has not gone
+ * off. */
+struct letter_settle {
+    uint64_t queue;
+    uint64_t first, last;
+    uint32_t outcome;
+};
+
+struct letter_status {
+    uint64_t memory_used;
+    uint32_t flow;
+};
+
+struct letter_result {
+    int32_t result; /* 0, or the error */
+    char text[sizeof(((struct failure *)0)->text)];
+};
+
+#endif

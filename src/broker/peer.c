@@ -1,0 +1,338 @@
+#include "broker/peer.h"
+
+#include "broker/change.h"
+#include "loop/mail.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+void *peer_write(struct peer *peer, enum letter kind, size_t size)
+{
+    return mail_write(peer->place.worker->mailbox, peer->index, kind, size);
+}
+
+void *peer_last(struct peer *peer, enum letter kind)
+{
+    return mail_last(peer->place.worker->mailbox, peer->index, kind);
+}
+
+#define EACH_PEER(worker, peer)                                                                    \
+    for (unsigned i_ = 0; i_ < (worker)->count; i_++)                                              \
+        for (struct peer *peer = (worker)->peers[i_]; peer; peer = NULL)
+
+/* ---- the catalog ---- */
+
+static void tell_number(struct peer *peer, enum letter kind, uint64_t number)
+{
+    struct letter_number *letter = peer_write(peer, kind, sizeof *letter);
+    letter->number = number;
+}
+
+static void tell_bytes(struct peer *peer, enum letter kind, struct slice bytes)
+{
+    memcpy(peer_write(peer, kind, bytes.size), bytes.data, bytes.size);
+}
+
+void peers_tell_event(struct worker *worker, struct slice event)
+{
+    EACH_PEER(worker, peer)
+    tell_bytes(peer, LETTER_EVENT, event);
+    if (worker->mailbox)
+        mailbox_stamp(worker->mailbox, worker->catalog.events);
+}
+
+void peers_tell_settled(struct worker *worker, uint64_t settled)
+{
+    EACH_PEER(worker, peer)
+    tell_number(peer, LETTER_SETTLED, settled);
+}
+
+void peer_tell_change(struct worker *worker, struct slice order)
+{
+    tell_bytes(worker->peers[0], LETTER_CHANGE, order);
+}
+
+void peers_tell_catalog(struct worker *worker)
+{
+    struct catalog_cursor cursor = {0};
+    size_t size;
+
+    if (worker->count == 1)
+        return;
+    uint8_t *bytes = memory_new(EVENT_BYTES_MAX);
+    while ((size = catalog_snapshot_next(&worker->catalog, &cursor, bytes, EVENT_BYTES_MAX)) > 0) {
+        EACH_PEER(worker, peer)
+        tell_bytes(peer, LETTER_SNAPSHOT, slice_of(bytes, size));
+    }
+    catalog_snapshot_end(&cursor);
+    free(bytes);
+    EACH_PEER(worker, peer)
+    {
+        struct letter_catalog *letter = peer_write(peer, LETTER_SNAPSHOT_END, sizeof *letter);
+        *letter = (struct letter_catalog){worker->catalog.events, worker->catalog_is_suspect};
+        peer->applied = worker->catalog.events; /* before anything that comes later */
+    }
+    mailbox_stamp(worker->mailbox, worker->catalog.events);
+}
+
+/* Catalog letters of the first worker to this one; the bytes come from the same program. */
+static void apply(struct worker *worker, struct slice event)
+{
+    int result = catalog_apply(&worker->catalog, event);
+    ASSERT(result == 0);
+}
+
+static void catalog_came(struct worker *worker, const struct letter_catalog *letter)
+{
+    worker->catalog.events = letter->events;
+    mailbox_stamp(worker->mailbox, letter->events);
+    mailbox_retry(worker->mailbox);
+    if (worker->boot)
+        boot_catalog_came(worker, letter->is_suspect);
+}
+
+static void event_came(struct worker *worker, struct slice event)
+{
+    apply(worker, event);
+    mailbox_stamp(worker->mailbox, worker->catalog.events);
+    mailbox_retry(worker->mailbox);
+    struct letter_number *last = peer_last(worker->peers[0], LETTER_APPLIED);
+    if (last)
+        last->number = worker->catalog.events;
+    else
+        tell_number(worker->peers[0], LETTER_APPLIED, worker->catalog.events);
+}
+
+static void change_came(struct worker *worker, struct slice order)
+{
+    struct failure failure = {0};
+
+    if (change_execute(worker, order, &failure) != 0)
+        log_warning(worker->logger, "catalog", "%s", failure.text);
+    changes_settle(worker);
+}
+
+static void applied_came(struct peer *peer, uint64_t events)
+{
+    peer->applied = events;
+    changes_settle(peer->place.worker);
+}
+
+/* ---- starting and ending ---- */
+
+static void tell_result(struct peer *peer, enum letter kind, int result, const char *text)
+{
+    struct letter_result *letter = peer_write(peer, kind, sizeof *letter);
+
+    *letter = (struct letter_result){.result = result};
+    snprintf(letter->text, sizeof letter->text, "%s", text);
+}
+
+void peers_tell_started(struct worker *worker, const struct worker_started *what)
+{
+    tell_result(worker->peers[0], LETTER_STARTED, what->result, what->failure.text);
+}
+
+void peers_tell_go(struct worker *worker, int result, const char *text)
+{
+    EACH_PEER(worker, peer)
+    tell_result(peer, LETTER_GO, result, text);
+}
+
+void peers_end(struct worker *worker)
+{
+    EACH_PEER(worker, peer)
+    peer_write(peer, LETTER_LAST, 0);
+}
+
+bool peers_have_ended(struct worker *worker)
+{
+    EACH_PEER(worker, peer)
+    {
+        if (!peer->has_ended)
+            return false;
+    }
+    EACH_PEER(worker, peer)
+    peer_answer_free(peer);
+    return true;
+}
+
+/* ---- how it is ---- */
+
+#define MEMORY_STEP_BYTES (1u << 20) /* smaller changes are not told */
+
+void peers_status(struct worker *worker)
+{
+    enum flow flow = worker_flow_here(worker);
+    uint64_t used = worker->memory.used;
+    uint64_t change =
+        used > worker->memory_told ? used - worker->memory_told : worker->memory_told - used;
+
+    if (worker->count == 1 || (flow == worker->flow_told && change < MEMORY_STEP_BYTES))
+        return;
+    worker->flow_told = flow;
+    worker->memory_told = used;
+    EACH_PEER(worker, peer)
+    {
+        struct letter_status *letter = peer_write(peer, LETTER_STATUS, sizeof *letter);
+        *letter = (struct letter_status){.memory_used = used, .flow = flow};
+    }
+}
+
+static void hurry_flow(struct worker *worker)
+{
+    if (!list_empty(&worker->flow_waiters))
+        timer_set(&worker->watch, loop_now_ns(worker->loop));
+}
+
+static void status_came(struct peer *peer, const struct letter_status *letter)
+{
+    peer->flow = (enum flow)letter->flow;
+    peer->memory_used = letter->memory_used;
+    hurry_flow(peer->place.worker);
+}
+
+void peers_return_credit(struct worker *worker)
+{
+    if (worker_flow_here(worker) == FLOW_BUSY)
+        return;
+    EACH_PEER(worker, peer)
+    {
+        if (peer->returned_bytes == peer->received_bytes)
+            continue;
+        struct letter_credit *letter = peer_write(peer, LETTER_CREDIT, sizeof *letter);
+        letter->bytes = peer->returned_bytes = peer->received_bytes;
+    }
+}
+
+static void credit_came(struct peer *peer, const struct letter_credit *letter)
+{
+    peer->credited_bytes = letter->bytes;
+    hurry_flow(peer->place.worker);
+}
+
+bool peer_has_credit(const struct peer *peer)
+{
+    return peer->sent_bytes - peer->credited_bytes < PEER_CREDIT_BYTES;
+}
+
+/* ---- mail ---- */
+
+static void worker_letter(struct peer *peer, unsigned kind, struct slice letter)
+{
+    struct worker *worker = peer->place.worker;
+    const void *data = letter.data;
+
+    switch (kind) {
+    case LETTER_SNAPSHOT:
+        apply(worker, letter);
+        break;
+    case LETTER_SNAPSHOT_END:
+        catalog_came(worker, data);
+        break;
+    case LETTER_EVENT:
+        event_came(worker, letter);
+        break;
+    case LETTER_APPLIED:
+        applied_came(peer, ((const struct letter_number *)data)->number);
+        break;
+    case LETTER_SETTLED:
+        line_advance(worker, &worker->catalog_settled,
+                     ((const struct letter_number *)data)->number);
+        break;
+    case LETTER_CHANGE:
+        change_came(worker, letter);
+        break;
+    case LETTER_CREDIT:
+        credit_came(peer, data);
+        break;
+    case LETTER_STATUS:
+        status_came(peer, data);
+        break;
+    case LETTER_STARTED: {
+        const struct letter_result *result = data;
+        boot_peer_started(worker, result->result, result->text);
+        break;
+    }
+    case LETTER_GO: {
+        const struct letter_result *result = data;
+        if (worker->boot)
+            boot_end(worker, result->result, result->text);
+        break;
+    }
+    case LETTER_LAST:
+        peer->has_ended = true;
+        break;
+    default:
+        ASSERT(!"a letter of no kind");
+    }
+}
+
+static void received(void *context, unsigned from, unsigned kind, struct slice letter)
+{
+    struct worker *worker = context;
+    struct peer *peer = worker->peers[from];
+
+    if (!peer_ask_received(peer, kind, letter) && !peer_answer_received(peer, kind, letter))
+        worker_letter(peer, kind, letter);
+}
+
+/* What a peer says may be about objects that this worker does not know yet. The first worker is
+ * always ahead, and what it says is how the others catch up. */
+static bool accepts(void *context, unsigned from, uint64_t stamp)
+{
+    const struct worker *worker = context;
+    return from == 0 || stamp <= worker->catalog.events;
+}
+
+static void parcel_closed(void *context, unsigned from)
+{
+    (void)from;
+    peers_return_credit(context);
+}
+
+static const struct mail_events mail_events = {
+    .received = received,
+    .accepts = accepts,
+    .closed = parcel_closed,
+    .dropped = letter_dropped,
+};
+
+void peers_new(struct worker *worker)
+{
+    worker->peers = memory_new(worker->count * sizeof(void *));
+    if (worker->count == 1)
+        return;
+    for (unsigned i = 0; i < worker->count; i++) {
+        if (i == worker->index)
+            continue;
+        struct peer *peer = memory_new(sizeof *peer);
+        worker->peers[i] = peer;
+        peer->place.worker = worker;
+        peer->index = i;
+        line_init(&peer->place.line);
+        map_init_numbers(&peer->asked, loop_random(worker->loop));
+        map_init_numbers(&peer->subscriptions, loop_random(worker->loop));
+        peer_answer_init(peer);
+    }
+    worker->mailbox =
+        mailbox_open(worker->options.office, worker->index, worker->loop, &mail_events, worker);
+}
+
+void peers_free(struct worker *worker)
+{
+    EACH_PEER(worker, peer)
+    {
+        struct map_cursor cursor = {0};
+        for (struct request *request; (request = map_next(&peer->asked, &cursor));)
+            free(request->internal);
+        peer_answer_free(peer);
+        map_fini(&peer->asked);
+        map_fini(&peer->subscriptions);
+        free(peer->place.batch);
+        free(peer);
+    }
+    if (worker->mailbox)
+        mailbox_close(worker->mailbox);
+    free(worker->peers);
+}

@@ -1,0 +1,114 @@
+/*
+ * Peers: the other workers of the process, as one worker deals with them.
+ *
+ * Two roles. *Asking*: what a client of this worker wants of a queue that lives over there becomes
+ * a letter (letters.h); its requests wait under a token until the answer comes, its publishes have
+ * tickets, its consumers are known over there by their number. *Answering*: what the peer's letters
+ * ask for is done here in the name of a client of its own, the peer's *proxy*, whose events are
+ * letters back. To the rest of the broker a proxy is a client like others: mail is one more
+ * protocol.
+ *
+ * Everything sent is paid for: requests by the slot of their answer, deliveries by the credit of
+ * their consumer, settlements by their leases, publishes by the credit of the pair of workers: over
+ * PEER_CREDIT_BYTES on their way, those who publish there wait.
+ */
+#ifndef SLUICE_BROKER_PEER_H
+#define SLUICE_BROKER_PEER_H
+
+#include "broker/broker_private.h"
+#include "broker/letters.h"
+
+#define PEER_CREDIT_BYTES (4u << 20)
+
+struct peer {
+    struct place place; /* its line: tickets */
+    unsigned index;
+
+    /* asking */
+    uint64_t token_last;
+    struct map asked; /* token -> struct request */
+    uint64_t ticket_last;
+    uint64_t sent_bytes,
+        credited_bytes; /* of publishes: written; known to be dealt with over there */
+    uint64_t subscription_last;
+    struct map subscriptions; /* number -> struct subscription of a client here */
+    enum flow flow;           /* how it is over there */
+    uint64_t memory_used;
+    bool has_ended; /* it has no clients any more */
+
+    /* answering */
+    struct client *proxy;
+    struct list pending;         /* what it has asked for and has no answer yet; struct asked */
+    struct publisher *publisher; /* counts tickets */
+    struct map consumers;        /* number -> struct remote_consumer */
+    uint64_t received_bytes, returned_bytes;
+    uint64_t applied; /* events of the catalog, as it says; where the catalog is decided */
+};
+
+static inline struct peer *peer_of(struct place *place)
+{
+    return CONTAINER_OF(place, struct peer, place);
+}
+
+/* Opens the worker's mailbox and makes its peers. */
+void peers_new(struct worker *worker);
+void peers_free(struct worker *worker);
+
+/* This worker has no clients any more and writes nothing but answers: tells it to all. */
+void peers_end(struct worker *worker);
+
+/* All of them have said so; closes their proxies. */
+bool peers_have_ended(struct worker *worker);
+
+void peers_status(struct worker *worker); /* tells what has changed: flow, memory */
+
+/* The credit for publishes that are dealt with goes back, unless the shards here are busy. */
+void peers_return_credit(struct worker *worker);
+
+/* A letter has come: peer_ask.c and peer_answer.c know what is theirs. */
+bool peer_ask_received(struct peer *peer, unsigned kind, struct slice letter) MUST_CHECK;
+bool peer_answer_received(struct peer *peer, unsigned kind, struct slice letter) MUST_CHECK;
+void peer_answer_init(struct peer *peer);
+void peer_answer_free(struct peer *peer);
+
+/* Room for a letter to that peer. */
+void *peer_write(struct peer *peer, enum letter kind, size_t size);
+void *peer_last(struct peer *peer, enum letter kind);
+
+/* ---- asking: what broker.h offers, for queues that live over there ---- */
+
+int peer_subscribe(struct request *request, struct catalog_queue *queue,
+                   struct subscription *subscription) MUST_CHECK;
+void peer_unsubscribe(struct subscription *subscription);
+void peer_forget(struct subscription *subscription); /* nobody is told */
+void peer_credit(struct subscription *subscription, uint32_t messages, uint64_t bytes);
+void peer_resume(struct subscription *subscription);
+int peer_get(struct request *request, struct catalog_queue *queue) MUST_CHECK;
+int peer_purge(struct request *request, struct catalog_queue *queue) MUST_CHECK;
+int peer_counts(struct request *request, struct catalog_queue *queue) MUST_CHECK;
+int peer_delete(struct request *request, struct catalog_queue *queue, bool if_unused,
+                bool if_empty) MUST_CHECK;
+void peer_settle(struct peer *peer, uint64_t queue, uint64_t sequence, enum outcome outcome);
+
+/* Returns the ticket, if one is wanted. */
+uint64_t peer_publish(struct peer *peer, const struct message *message,
+                      struct catalog_queue **queues, size_t count, bool wants_ticket);
+
+/* Has it room for publishes? */
+bool peer_has_credit(const struct peer *peer);
+
+/* ---- the catalog's changes, see change.c ---- */
+
+int peer_change(struct request *request, struct slice order) MUST_CHECK;
+void peer_tell_change(struct worker *worker, struct slice order);
+void peers_tell_event(struct worker *worker, struct slice event);
+void peers_tell_settled(struct worker *worker, uint64_t settled);
+
+/* ---- starting, see recover.c ---- */
+
+/* The first worker's catalog, whole, to all others. */
+void peers_tell_catalog(struct worker *worker);
+void peers_tell_started(struct worker *worker, const struct worker_started *what);
+void peers_tell_go(struct worker *worker, int result, const char *text);
+
+#endif

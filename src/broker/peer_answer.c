@@ -1,0 +1,363 @@
+/* Peers, the answering side: a proxy, in whose name is done what the peer's letters ask for. */
+#include "broker/change.h"
+#include "broker/peer.h"
+
+#include <stdlib.h>
+
+/* What the peer has asked for. */
+struct asked {
+    struct request request;
+    struct list link; /* peer.pending */
+    struct peer *peer;
+    uint64_t token;
+    bool has_counts;
+};
+
+/* A consumer of the peer's, in a queue that is hosted here. */
+struct remote_consumer {
+    uint64_t number;
+    struct subscription *subscription;
+};
+
+/* ---- the proxy's events ---- */
+
+static void answer(struct asked *asked)
+{
+    const struct request *request = &asked->request;
+    const struct failure *failure = &request->failure;
+    const struct message *message =
+        request->is_get && failure->code == 0 ? request->result.get.delivery.message : NULL;
+    size_t text_size = failure->code != 0 ? strlen(failure->text) : 0;
+    size_t message_size = message ? letter_message_bytes(message) : 0;
+    struct letter_answer *letter =
+        peer_write(asked->peer, LETTER_ANSWER, sizeof *letter + text_size + message_size);
+    uint8_t *bytes = (uint8_t *)(letter + 1);
+
+    *letter = (struct letter_answer){
+        .token = asked->token, .code = failure->code, .text_size = (uint32_t)text_size};
+    memcpy(bytes, failure->text, text_size);
+    if (asked->has_counts && failure->code == 0) {
+        const struct queue_counts *counts = &request->result.queue.counts;
+        letter->has_counts = true;
+        letter->ready = counts->ready;
+        letter->leased = counts->leased;
+        letter->consumers = counts->consumers;
+    }
+    if (request->is_get && failure->code == 0)
+        letter->ready = request->result.get.ready;
+    if (message) {
+        const struct delivery *delivery = &request->result.get.delivery;
+        letter->has_message = true;
+        letter->redelivered = delivery->redelivered;
+        letter->count = delivery->count;
+        letter->sequence = delivery->lease.sequence;
+        letter_put_message(&letter->message, message, bytes + text_size);
+        message_unref(delivery->message);
+        if (!request->settles_itself) /* the lease is the peer's from here */
+            catalog_queue_unref(delivery->lease.queue);
+    }
+    list_remove(&asked->link);
+    free(asked);
+}
+
+static void completed(void *session, struct request *request)
+{
+    (void)session;
+    answer(CONTAINER_OF(request, struct asked, request));
+}
+
+static int deliver(void *session, void *cookie, const struct delivery *delivery)
+{
+    struct peer *peer = session;
+    const struct remote_consumer *consumer = cookie;
+    size_t bytes = letter_message_bytes(delivery->message);
+    struct letter_deliver *letter = peer_write(peer, LETTER_DELIVER, sizeof *letter + bytes);
+
+    letter->number = consumer->number;
+    letter->queue = delivery->lease.queue->id;
+    letter->sequence = delivery->lease.sequence;
+    letter->count = delivery->count;
+    letter->redelivered = delivery->redelivered;
+    letter_put_message(&letter->message, delivery->message, (uint8_t *)(letter + 1));
+    return 0;
+}
+
+static void confirmed(void *session, void *cookie, uint64_t last, bool accepted)
+{
+    struct peer *peer = session;
+    struct letter_confirm *letter = peer_last(peer, LETTER_CONFIRM);
+
+    (void)cookie;
+    if (!letter || letter->accepted != accepted)
+        letter = peer_write(peer, LETTER_CONFIRM, sizeof *letter);
+    letter->last = last;
+    letter->accepted = accepted;
+}
+
+static void cancelled(void *session, void *cookie)
+{
+    struct peer *peer = session;
+    struct remote_consumer *consumer = cookie;
+    struct letter_number *letter = peer_write(peer, LETTER_CANCELLED, sizeof *letter);
+
+    letter->number = consumer->number;
+    map_remove_number(&peer->consumers, consumer->number);
+    free(consumer);
+}
+
+static void flow(void *session, enum flow now)
+{
+    (void)session;
+    (void)now;
+}
+
+static void kick(void *session, const char *reason)
+{
+    (void)session;
+    (void)reason;
+}
+
+static const struct client_events proxy_events = {
+    .completed = completed,
+    .deliver = deliver,
+    .confirmed = confirmed,
+    .cancelled = cancelled,
+    .flow = flow,
+    .kick = kick,
+};
+
+/* ---- what is asked for ---- */
+
+static struct asked *begin(struct peer *peer, const struct letter_ask *letter)
+{
+    struct asked *asked = memory_new(sizeof *asked);
+
+    asked->peer = peer;
+    asked->token = letter->token;
+    list_append(&peer->pending, &asked->link);
+    request_begin(peer->proxy, &asked->request);
+    memset(&asked->request.result, 0, sizeof asked->request.result);
+    return asked;
+}
+
+static void end(struct asked *asked, int outcome)
+{
+    if (outcome == DONE && request_end(&asked->request) == DONE)
+        answer(asked);
+}
+
+/* The queue, as far as it is there still. */
+static struct hosted *hosted(struct asked *asked, uint64_t id)
+{
+    struct catalog_queue *queue = catalog_queue_by_id(&asked->peer->place.worker->catalog, id);
+
+    if (queue && queue->hosted)
+        return queue->hosted;
+    fail(&asked->request.failure, E_NOT_FOUND, "the queue has been deleted meanwhile");
+    return NULL;
+}
+
+static void subscribe(struct peer *peer, const struct letter_ask_subscribe *letter)
+{
+    struct asked *asked = begin(peer, &letter->ask);
+    struct hosted *queue = hosted(asked, letter->ask.queue);
+
+    if (queue) {
+        struct remote_consumer *consumer = memory_new(sizeof *consumer);
+        struct subscribe_spec spec = {
+            .cookie = consumer,
+            .exclusive = letter->exclusive,
+            .credit_messages = letter->credit_messages,
+            .credit_bytes = letter->credit_bytes,
+        };
+        consumer->number = letter->number;
+        consumer->subscription = subscription_new(peer->proxy, &spec, letter->priority);
+        if (subscribe_here(queue, consumer->subscription, &asked->request.failure) == 0) {
+            map_put_number(&peer->consumers, consumer->number, consumer);
+        } else {
+            subscription_free(consumer->subscription);
+            free(consumer);
+        }
+    }
+    end(asked, DONE);
+}
+
+static void get(struct peer *peer, const struct letter_ask_get *letter)
+{
+    struct asked *asked = begin(peer, &letter->ask);
+    struct hosted *queue = hosted(asked, letter->ask.queue);
+
+    asked->request.is_get = true;
+    asked->request.settles_itself = letter->settles_itself;
+    end(asked, queue ? get_here(&asked->request, queue) : DONE);
+}
+
+static void purge(struct peer *peer, const struct letter_ask *letter)
+{
+    struct asked *asked = begin(peer, letter);
+    struct hosted *queue = hosted(asked, letter->queue);
+
+    asked->has_counts = true;
+    end(asked, queue ? purge_here(&asked->request, queue) : DONE);
+}
+
+static void count(struct peer *peer, const struct letter_ask *letter)
+{
+    struct asked *asked = begin(peer, letter);
+    struct hosted *queue = hosted(asked, letter->queue);
+
+    asked->has_counts = true;
+    end(asked, queue ? counts_here(&asked->request, queue) : DONE);
+}
+
+static void delete (struct peer *peer, const struct letter_ask_delete *letter)
+{
+    struct asked *asked = begin(peer, &letter->ask);
+    struct hosted *queue = hosted(asked, letter->ask.queue);
+
+    asked->has_counts = true;
+    end(asked,
+        queue ? delete_here(&asked->request, queue, letter->if_unused, letter->if_empty) : DONE);
+}
+
+static void change(struct peer *peer, struct slice bytes)
+{
+    const struct letter_ask *letter = (const void *)bytes.data;
+    struct asked *asked = begin(peer, letter);
+    struct worker *worker = peer->place.worker;
+    struct slice order = slice_of((const uint8_t *)(letter + 1), bytes.size - sizeof *letter);
+
+    if (change_execute(worker, order, &asked->request.failure) == 0)
+        request_wait(&asked->request, &worker->catalog_settled, worker->catalog.events);
+    end(asked, DONE);
+}
+
+/* ---- the rest ---- */
+
+static void publish(struct peer *peer, const struct letter_publish *letter)
+{
+    struct worker *worker = peer->place.worker;
+    const uint64_t *ids = (const uint64_t *)(letter + 1);
+    struct message *message = letter_take_message(
+        &letter->message, (const uint8_t *)(ids + letter->queues), &worker->messages);
+    struct publish publish = {.message = message,
+                              .publisher = letter->ticket ? peer->publisher : NULL};
+    struct catalog_queue **queues = memory_new((letter->queues + 1) * sizeof(void *));
+
+    ASSERT(message); /* without limit */
+    peer->received_bytes += message_footprint(message);
+    for (uint32_t i = 0; i < letter->queues; i++) {
+        struct catalog_queue *queue = catalog_queue_by_id(&worker->catalog, ids[i]);
+        if (queue && queue->hosted)
+            queues[publish.queues++] = queue;
+    }
+    if (publish_routed(peer->proxy, &publish, queues) != 0)
+        log_debug(worker->logger, "queue", "a message is lost: %s", publish.failure.text);
+    free(queues);
+    message_unref(message);
+}
+
+static void settle(struct peer *peer, const struct letter_settle *letter)
+{
+    const struct catalog_queue *queue =
+        catalog_queue_by_id(&peer->place.worker->catalog, letter->queue);
+
+    if (!queue || !queue->hosted)
+        return;
+    for (uint64_t sequence = letter->first; sequence <= letter->last; sequence++)
+        settle_here(&queue->hosted->queue, sequence, (enum outcome)letter->outcome);
+}
+
+static void unsubscribe(struct peer *peer, uint64_t number)
+{
+    struct remote_consumer *consumer = map_remove_number(&peer->consumers, number);
+
+    if (!consumer)
+        return; /* it was cancelled at the same time */
+    broker_unsubscribe(&consumer->subscription->consumer);
+    free(consumer);
+}
+
+static void credit(struct peer *peer, const struct letter_consumer_credit *letter)
+{
+    struct remote_consumer *consumer = map_get_number(&peer->consumers, letter->number);
+
+    if (consumer)
+        broker_credit(&consumer->subscription->consumer, letter->messages, letter->bytes);
+}
+
+bool peer_answer_received(struct peer *peer, unsigned kind, struct slice letter)
+{
+    const void *data = letter.data;
+
+    switch (kind) {
+    case LETTER_ASK_SUBSCRIBE:
+        subscribe(peer, data);
+        return true;
+    case LETTER_ASK_GET:
+        get(peer, data);
+        return true;
+    case LETTER_ASK_PURGE:
+        purge(peer, data);
+        return true;
+    case LETTER_ASK_COUNTS:
+        count(peer, data);
+        return true;
+    case LETTER_ASK_DELETE:
+        delete (peer, data);
+        return true;
+    case LETTER_ASK_CHANGE:
+        change(peer, letter);
+        return true;
+    case LETTER_PUBLISH:
+        publish(peer, data);
+        return true;
+    case LETTER_SETTLE:
+        settle(peer, data);
+        return true;
+    case LETTER_UNSUBSCRIBE:
+        unsubscribe(peer, ((const struct letter_number *)data)->number);
+        return true;
+    case LETTER_CONSUMER_CREDIT:
+        credit(peer, data);
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* ---- the proxy ---- */
+
+void peer_answer_init(struct peer *peer)
+{
+    struct worker *worker = peer->place.worker;
+
+    list_init(&peer->pending);
+    map_init_numbers(&peer->consumers, loop_random(worker->loop));
+    peer->proxy = client_new_proxy(worker, &proxy_events, peer);
+    peer->publisher = publisher_open(peer->proxy, NULL);
+}
+
+static void consumers_free(struct peer *peer)
+{
+    struct map_cursor cursor = {0};
+
+    for (struct remote_consumer *consumer; (consumer = map_next(&peer->consumers, &cursor));)
+        free(consumer);
+    map_fini(&peer->consumers);
+}
+
+void peer_answer_free(struct peer *peer)
+{
+    if (!peer->proxy)
+        return;
+    for (struct list *link; (link = list_take_first(&peer->pending));) {
+        struct asked *asked = CONTAINER_OF(link, struct asked, link);
+        list_remove(&asked->request.link);
+        free(asked->request.internal);
+        free(asked);
+    }
+    client_abandon(peer->proxy);
+    peer->proxy = NULL;
+    consumers_free(peer);
+}

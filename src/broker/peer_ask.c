@@ -1,0 +1,379 @@
+/* Peers, the asking side: letters for what clients of this worker want over there. */
+#include "broker/peer.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+/* ---- requests ---- */
+
+static void *ask(struct peer *peer, enum letter kind, size_t size, struct request *request,
+                 uint64_t queue)
+{
+    struct letter_ask *letter = peer_write(peer, kind, size);
+
+    letter->token = ++peer->token_last;
+    letter->queue = queue;
+    map_put_number(&peer->asked, letter->token, request);
+    return letter;
+}
+
+/* Room that a failure's text takes in an answer is bounded by struct failure. */
+static void take_failure(struct failure *failure, const struct letter_answer *answer,
+                         const char *text)
+{
+    failure->code = answer->code;
+    if (answer->code != 0)
+        snprintf(failure->text, sizeof failure->text, "%.*s", (int)answer->text_size, text);
+}
+
+static void take_message(struct peer *peer, struct request *request,
+                         const struct letter_answer *answer, const uint8_t *bytes)
+{
+    struct worker *worker = peer->place.worker;
+    struct delivery *delivery = &request->result.get.delivery;
+    struct catalog_queue *queue = catalog_queue_by_id(&worker->catalog, request->number);
+
+    delivery->message = letter_take_message(&answer->message, bytes, &worker->messages);
+    delivery->redelivered = answer->redelivered;
+    delivery->count = answer->count;
+    if (delivery->message && (queue || request->settles_itself)) {
+        delivery->lease.sequence = answer->sequence;
+        delivery->lease.queue = queue;
+        worker->delivered++;
+        if (!request->settles_itself)
+            catalog_queue_ref(queue);
+        return;
+    }
+    if (!delivery->message)
+        fail(&request->failure, E_MEMORY, "out of memory");
+    else /* the queue has been deleted since, and the message with it */
+        message_unref(delivery->message);
+    delivery->message = NULL;
+    if (!request->settles_itself)
+        peer_settle(peer, request->number, answer->sequence, OUTCOME_RETURN_UNSEEN);
+}
+
+static void answer_came(struct peer *peer, const struct letter_answer *answer)
+{
+    struct request *request = map_remove_number(&peer->asked, answer->token);
+    const uint8_t *bytes = (const uint8_t *)(answer + 1);
+
+    ASSERT(request);
+    take_failure(&request->failure, answer, (const char *)bytes);
+    if (request->is_get) {
+        memset(&request->result.get, 0, sizeof request->result.get);
+        request->result.get.ready = answer->ready;
+        if (answer->has_message)
+            take_message(peer, request, answer, bytes + answer->text_size);
+    } else if (answer->has_counts) {
+        request->result.queue.counts =
+            (struct queue_counts){answer->ready, answer->leased, answer->consumers};
+    }
+    request_go_on(request);
+}
+
+int peer_get(struct request *request, struct catalog_queue *queue)
+{
+    struct letter_ask_get *letter =
+        ask(peer_of(queue->place), LETTER_ASK_GET, sizeof *letter, request, queue->id);
+
+    letter->settles_itself = request->settles_itself;
+    request->number = queue->id;
+    return PENDING;
+}
+
+int peer_purge(struct request *request, struct catalog_queue *queue)
+{
+    ask(peer_of(queue->place), LETTER_ASK_PURGE, sizeof(struct letter_ask), request, queue->id);
+    return PENDING;
+}
+
+int peer_counts(struct request *request, struct catalog_queue *queue)
+{
+    ask(peer_of(queue->place), LETTER_ASK_COUNTS, sizeof(struct letter_ask), request, queue->id);
+    return PENDING;
+}
+
+int peer_delete(struct request *request, struct catalog_queue *queue, bool if_unused, bool if_empty)
+{
+    struct letter_ask_delete *letter =
+        ask(peer_of(queue->place), LETTER_ASK_DELETE, sizeof *letter, request, queue->id);
+
+    letter->if_unused = if_unused;
+    letter->if_empty = if_empty;
+    return PENDING;
+}
+
+int peer_change(struct request *request, struct slice order)
+{
+    struct peer *peer = request->client->worker->peers[0];
+    struct letter_ask *letter =
+        ask(peer, LETTER_ASK_CHANGE, sizeof *letter + order.size, request, 0);
+
+    memcpy(letter + 1, order.data, order.size);
+    return PENDING;
+}
+
+/* ---- publishing ---- */
+
+uint64_t peer_publish(struct peer *peer, const struct message *message,
+                      struct catalog_queue **queues, size_t count, bool wants_ticket)
+{
+    size_t bytes = letter_message_bytes(message);
+    struct letter_publish *letter =
+        peer_write(peer, LETTER_PUBLISH, sizeof *letter + count * sizeof(uint64_t) + bytes);
+    uint64_t *ids = (uint64_t *)(letter + 1);
+
+    letter->ticket = wants_ticket ? ++peer->ticket_last : 0;
+    letter->queues = (uint32_t)count;
+    for (size_t i = 0; i < count; i++)
+        ids[i] = queues[i]->id;
+    letter_put_message(&letter->message, message, (uint8_t *)(ids + count));
+    peer->sent_bytes += message_footprint(message);
+    return letter->ticket;
+}
+
+static void confirm_came(struct peer *peer, const struct letter_confirm *letter)
+{
+    struct line *line = &peer->place.line;
+
+    if (!letter->accepted)
+        publishers_refuse(peer->place.worker, line, line->done + 1, letter->last);
+    line_advance(peer->place.worker, line, letter->last);
+}
+
+/* ---- settling ---- */
+
+void peer_settle(struct peer *peer, uint64_t queue, uint64_t sequence, enum outcome outcome)
+{
+    struct letter_settle *letter = peer_last(peer, LETTER_SETTLE);
+
+    if (letter && letter->queue == queue && letter->outcome == outcome &&
+        letter->last + 1 == sequence) {
+        letter->last = sequence;
+        return;
+    }
+    letter = peer_write(peer, LETTER_SETTLE, sizeof *letter);
+    *letter = (struct letter_settle){queue, sequence, sequence, outcome};
+}
+
+/* ---- consuming ---- */
+
+/* A delivery for which the session has no room yet, or which came before the answer. */
+struct held {
+    struct list link;
+    struct message *message; /* a reference */
+    uint64_t sequence;
+    bool redelivered;
+    uint32_t count;
+};
+
+static void resume(struct task *task);
+
+static int subscribed(struct request *request)
+{
+    struct worker *worker = request->client->worker;
+    struct peer *peer = worker->peers[request->peer];
+    struct subscription *subscription = map_get_number(&peer->subscriptions, request->number);
+
+    if (!subscription)
+        return DONE; /* its client has closed */
+    subscription->is_asked = false;
+    if (request->failure.code == 0) {
+        request->result.consumer = &subscription->consumer;
+        /* the session is told first, then gets what has come already */
+        loop_defer(worker->loop, &worker->tell, LOOP_DISPATCH);
+        loop_defer(worker->loop, &subscription->resume, LOOP_DISPATCH);
+        return DONE;
+    }
+    peer_forget(subscription);
+    subscription_free(subscription);
+    return DONE;
+}
+
+int peer_subscribe(struct request *request, struct catalog_queue *queue,
+                   struct subscription *subscription)
+{
+    const struct consumer *consumer = &subscription->consumer;
+    struct peer *peer = peer_of(queue->place);
+    struct letter_ask_subscribe *letter =
+        ask(peer, LETTER_ASK_SUBSCRIBE, sizeof *letter, request, queue->id);
+
+    subscription->peer = peer;
+    subscription->queue_id = queue->id;
+    subscription->number = ++peer->subscription_last;
+    subscription->is_asked = true;
+    task_init(&subscription->resume, resume);
+    map_put_number(&peer->subscriptions, subscription->number, subscription);
+    letter->number = subscription->number;
+    letter->credit_bytes = (uint64_t)consumer->credit_bytes;
+    letter->credit_messages = consumer->credit_messages;
+    letter->priority = consumer->priority;
+    letter->exclusive = subscription->exclusive;
+    request->peer = peer->index;
+    request->number = subscription->number;
+    request->next = subscribed;
+    return PENDING;
+}
+
+static void held_free(struct held *held)
+{
+    message_unref(held->message);
+    free(held);
+}
+
+void peer_forget(struct subscription *subscription)
+{
+    struct list *link;
+
+    if (!subscription->peer)
+        return;
+    map_remove_number(&subscription->peer->subscriptions, subscription->number);
+    while ((link = list_take_first(&subscription->held)))
+        held_free(CONTAINER_OF(link, struct held, link));
+    task_cancel(&subscription->resume);
+    subscription->peer = NULL;
+}
+
+void peer_unsubscribe(struct subscription *subscription)
+{
+    struct peer *peer = subscription->peer;
+
+    LIST_EACH (&subscription->held, link)
+        peer_settle(peer, subscription->queue_id, CONTAINER_OF(link, struct held, link)->sequence,
+                    OUTCOME_RETURN_UNSEEN);
+    if (!subscription->ended) {
+        struct letter_number *letter = peer_write(peer, LETTER_UNSUBSCRIBE, sizeof *letter);
+        letter->number = subscription->number;
+    }
+    peer_forget(subscription);
+}
+
+void peer_credit(struct subscription *subscription, uint32_t messages, uint64_t bytes)
+{
+    struct letter_consumer_credit *letter = peer_last(subscription->peer, LETTER_CONSUMER_CREDIT);
+
+    if (!letter || letter->number != subscription->number) {
+        letter = peer_write(subscription->peer, LETTER_CONSUMER_CREDIT, sizeof *letter);
+        *letter = (struct letter_consumer_credit){.number = subscription->number};
+    }
+    letter->bytes += bytes;
+    letter->messages = messages == CREDIT_UNLIMITED || letter->messages == CREDIT_UNLIMITED
+                           ? CREDIT_UNLIMITED
+                           : letter->messages + messages;
+}
+
+/* To the session; E_ROOM: not now. */
+static int deliver(struct subscription *subscription, struct message *message, uint64_t sequence,
+                   bool redelivered, uint32_t count)
+{
+    struct client *client = subscription->client;
+    struct worker *worker = client->worker;
+    struct peer *peer = subscription->peer;
+    bool settles_itself = subscription->consumer.settles_itself;
+    struct catalog_queue *queue = catalog_queue_by_id(&worker->catalog, subscription->queue_id);
+    struct delivery delivery = {
+        .message = message,
+        .lease = {queue, sequence},
+        .redelivered = redelivered,
+        .count = count,
+    };
+
+    if (!queue) /* deleted since; the consumer is about to be told */
+        return 0;
+    if (!settles_itself)
+        catalog_queue_ref(queue);
+    int result =
+        client->options.events->deliver(client->options.session, subscription->cookie, &delivery);
+    if (result == 0)
+        worker->delivered++;
+    if (result == 0 && settles_itself)
+        peer_settle(peer, queue->id, sequence, OUTCOME_ACCEPT);
+    else if (result != 0 && !settles_itself)
+        catalog_queue_unref(queue);
+    return result;
+}
+
+static void hold(struct subscription *subscription, struct message *message,
+                 const struct letter_deliver *letter)
+{
+    struct held *held = memory_new(sizeof *held);
+
+    *held = (struct held){.message = message,
+                          .sequence = letter->sequence,
+                          .redelivered = letter->redelivered,
+                          .count = letter->count};
+    list_append(&subscription->held, &held->link);
+}
+
+static void deliver_came(struct peer *peer, const struct letter_deliver *letter)
+{
+    struct subscription *subscription = map_get_number(&peer->subscriptions, letter->number);
+    struct message *message = letter_take_message(&letter->message, (const uint8_t *)(letter + 1),
+                                                  &peer->place.worker->messages);
+
+    if (!subscription || !message) { /* cancelled since; or out of memory */
+        if (message)
+            message_unref(message);
+        peer_settle(peer, letter->queue, letter->sequence, OUTCOME_RETURN_UNSEEN);
+        return;
+    }
+    if (subscription->is_asked || !list_empty(&subscription->held) ||
+        deliver(subscription, message, letter->sequence, letter->redelivered, letter->count) != 0)
+        hold(subscription, message, letter);
+    else
+        message_unref(message);
+}
+
+/* What was held goes out, as far as the session takes it. */
+static void resume(struct task *task)
+{
+    struct subscription *subscription = CONTAINER_OF(task, struct subscription, resume);
+
+    if (subscription->is_asked)
+        return;
+    for (struct list *link; subscription->peer && (link = list_first(&subscription->held));) {
+        struct held *held = CONTAINER_OF(link, struct held, link);
+        if (deliver(subscription, held->message, held->sequence, held->redelivered, held->count))
+            return;
+        list_remove(link);
+        held_free(held);
+    }
+}
+
+void peer_resume(struct subscription *subscription)
+{
+    loop_defer(subscription->client->worker->loop, &subscription->resume, LOOP_DISPATCH);
+}
+
+static void cancelled_came(struct peer *peer, uint64_t number)
+{
+    struct subscription *subscription = map_get_number(&peer->subscriptions, number);
+
+    if (!subscription)
+        return;
+    peer_forget(subscription);
+    subscription_end(subscription);
+}
+
+bool peer_ask_received(struct peer *peer, unsigned kind, struct slice letter)
+{
+    const void *data = letter.data;
+
+    switch (kind) {
+    case LETTER_ANSWER:
+        answer_came(peer, data);
+        return true;
+    case LETTER_CONFIRM:
+        confirm_came(peer, data);
+        return true;
+    case LETTER_DELIVER:
+        deliver_came(peer, data);
+        return true;
+    case LETTER_CANCELLED:
+        cancelled_came(peer, ((const struct letter_number *)data)->number);
+        return true;
+    default:
+        return false;
+    }
+}

@@ -1,0 +1,115 @@
+/*
+ * Places: where queues live, as one worker sees it. A *shard* is here, a log with its queues; a
+ * *peer* is another worker, which is written to. Every queue of the catalog has its place.
+ *
+ * What happens at a place becomes good later, in order: a shard's blocks become durable, a peer
+ * answers for the tickets of what it was sent. Whoever must wait for that, waits for a *mark*: a
+ * number of a *line*, which has come up to `done`. Waiting in one line costs a list; whoever waits
+ * in several does so one after the other.
+ */
+#ifndef SLUICE_BROKER_PLACES_H
+#define SLUICE_BROKER_PLACES_H
+
+#include "broker/broker.h"
+#include "broker/catalog.h"
+#include "log/log.h"
+#include "queue/queue.h"
+
+struct line {
+    uint64_t done;          /* all up to this is good */
+    bool failed;            /* nothing will be any more */
+    struct log *log;        /* whose blocks they are; NULL: not a log's */
+    struct list requests;   /* by growing number */
+    struct list publishers; /* in no order; each knows what it waits for */
+};
+
+static inline bool mark_is_good(struct mark mark)
+{
+    return !mark.line || mark.number <= mark.line->done;
+}
+
+struct place {
+    struct worker *worker;
+    bool is_here; /* a shard, else a peer */
+    struct line line;
+
+    /* The targets of the publish at hand that live here, see publish.c. */
+    struct catalog_queue **batch;
+    size_t batch_count, batch_capacity;
+};
+
+/* ---- shards ---- */
+
+struct shard {
+    struct place place; /* its line: blocks of the log */
+    unsigned number;    /* 1, 2, ... */
+    struct store *store;
+    struct log *log;
+    struct queue_host host; /* its context is the shard */
+    bool has_failed;
+    struct list discards; /* hosted queues that are given back in slices */
+    struct checkpoint_job *checkpoint;
+    bool last_checkpoint;       /* the one of a clean stop is written */
+    struct log_target *targets; /* scratch of publishing */
+    size_t targets_capacity;
+    struct log_opened opened;
+};
+
+static inline struct shard *shard_of(struct place *place)
+{
+    return CONTAINER_OF(place, struct shard, place);
+}
+
+/* ---- hosted queues: what the catalog does not know of a queue ---- */
+
+struct hosted {
+    struct queue queue;          /* one of its references is the catalog's, until it is discarded */
+    struct catalog_queue *named; /* a reference */
+    struct shard *shard;
+    bool had_consumers;
+    struct consumer *exclusive_consumer;
+    struct list subscriptions; /* struct subscription.queue_link */
+    struct list getters;       /* requests that wait for a message */
+    struct list discard_link;
+    struct timer expiry;
+    uint64_t used_ns; /* the last time it had a consumer, a get or a declaration */
+};
+
+static inline struct hosted *hosted_of(struct queue *queue)
+{
+    return CONTAINER_OF(queue, struct hosted, queue);
+}
+
+/* A queue of the catalog is hosted by this shard from now on. */
+void hosted_new(struct shard *shard, struct catalog_queue *named);
+
+/* The catalog has dropped it: ends its consumers and begins its discarding. */
+void hosted_drop(struct hosted *hosted);
+
+/* Gives back all memory, whoever refers to it. */
+void hosted_abandon(struct hosted *hosted);
+
+/* One reference on its queue less; the last frees it. */
+void hosted_release(struct hosted *hosted);
+void hosted_free(struct hosted *hosted);
+
+/* It is in use: its expiry begins anew. */
+void hosted_used(struct hosted *hosted);
+
+/* A slice of discarding; true when nothing is left to discard. */
+bool shard_discard_slice(struct shard *shard);
+
+/* ---- waiting ---- */
+
+void line_init(struct line *line);
+
+/* It has come up to this number: requests complete, publishers are told. */
+void line_advance(struct worker *worker, struct line *line, uint64_t done);
+
+/* Somebody has begun to wait in it: a log is asked to commit. */
+void line_hurry(struct line *line);
+
+/* It never will come further: whoever waits in it is told so. */
+void line_fail(struct worker *worker, struct line *line);
+
+#endif
