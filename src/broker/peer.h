@@ -20,6 +20,9 @@
 
 #define PEER_CREDIT_BYTES (4u << 20)
 
+/* Of one message. With them and the largest properties (a frame of 16 MiB) a letter has room. */
+#define PEER_QUEUES_MAX (1u << 20)
+
 struct peer {
     struct place place; /* its line: tickets */
     unsigned index;

@@ -120,6 +120,8 @@ uint64_t peer_publish(struct peer *peer, const struct message *message,
                       struct catalog_queue **queues, size_t count, bool wants_ticket)
 {
     size_t bytes = letter_message_bytes(message);
+
+    ASSERT(count <= PEER_QUEUES_MAX);
     struct letter_publish *letter =
         peer_write(peer, LETTER_PUBLISH, sizeof *letter + count * sizeof(uint64_t) + bytes);
     uint64_t *ids = (uint64_t *)(letter + 1);

@@ -514,6 +514,9 @@ static int publish_to(struct client *client, struct place *place, struct publish
         return publish_here(shard_of(place), publish->message, queues, count, publish->publisher,
                             mark, &publish->failure);
     struct peer *peer = peer_of(place);
+    if (count > PEER_QUEUES_MAX)
+        return fail(&publish->failure, E_LIMIT,
+                    "the message goes to more than %u queues of one worker", PEER_QUEUES_MAX);
     uint64_t ticket =
         peer_publish(peer, publish->message, queues, count, publish->publisher != NULL);
     *mark = (struct mark){publish->publisher ? &place->line : NULL, ticket};

@@ -22,7 +22,7 @@
 #include "loop/loop.h"
 
 #define MAIL_MEMBERS_MAX 256u
-#define MAIL_LETTER_MAX  (1u << 20) /* bytes of one letter; what is larger goes as a buffer */
+#define MAIL_LETTER_MAX  (32u << 20) /* bytes of one letter; what is large goes as a buffer */
 
 struct office;
 struct mailbox;
