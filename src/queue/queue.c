@@ -393,6 +393,7 @@ void queue_abandon(struct queue *queue)
     queue->consumers = 0;
     queue->references = 0;
     loads_abandon(queue);
+    queue_promise_free(queue);
     for (; queue->pages_count > 0; queue->pages_start++, queue->pages_count--) {
         struct queue_page *page = page_entry(queue, 0)->page;
         for (unsigned i = 0; page && page->messages && i < QUEUE_PAGE; i++) {

@@ -49,6 +49,7 @@
 struct queue;
 struct consumer;
 struct page_entry;
+struct queue_promise;
 
 /* Why a message is gone; in the log's settlements. */
 enum settle_reason {
@@ -134,6 +135,7 @@ struct queue {
     bool getters_wait; /* the owner has requests for single messages: events->get */
 
     struct list ready_link, mark_link, dirty_link;
+    struct queue_promise *promise; /* while it recovers: what its state says */
 
     /* statistics, ever growing */
     uint64_t pushed, delivered, redelivered, settled;
@@ -228,7 +230,8 @@ void consumer_resume(struct consumer *consumer);
 void queue_write_state(struct queue *queue, bool exact);
 
 /* In the order of struct log_recovery; then queue_recover_end(), which returns how many messages
- * the state speaks of that the log no longer has. */
+ * the state speaks of that the log no longer has. E_VERSION, E_CORRUPT: the state cannot be read,
+ * and the queue goes on as if there were none: better a message twice than none. */
 int queue_recover_state(struct queue *queue, struct slice bytes) MUST_CHECK;
 bool queue_recover_message(struct queue *queue, uint64_t sequence, uint64_t position,
                            uint64_t size); /* false: release */

@@ -102,6 +102,9 @@ void loads_abandon(struct queue *queue);
 /* May that sequence be given out, or must a mark become durable first? */
 bool queue_mark_allows(struct queue *queue, uint64_t sequence);
 
+/* Forgets what the state said. */
+void queue_promise_free(struct queue *queue);
+
 void queue_touch(struct queue *queue);    /* dirty: its state has changed */
 void queue_activate(struct queue *queue); /* there may be something to deliver */
 

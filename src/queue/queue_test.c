@@ -493,11 +493,85 @@ static void one_old_message(void **state)
     loop_free(loop);
 }
 
+/* ---- states that nobody wrote ---- */
+
+static int recover_numbers(struct queue *queue, const uint64_t *numbers, size_t count)
+{
+    uint8_t bytes[256] = {1};
+    struct writer w = writer_of(bytes + 1, sizeof bytes - 1);
+
+    for (size_t i = 0; i < count; i++)
+        write_varint(&w, numbers[i]);
+    return queue_recover_state(queue, slice_of(bytes, 1 + writer_size(&w)));
+}
+
+/* next, mark, runs (gap, length - 1), counts (gap, count) */
+static void broken_states_are_refused(void **state)
+{
+    static const uint64_t broken[][8] = {
+        {0, 1, 0, 0},                       /* no next */
+        {(1ull << 62) + 1, 1, 0, 0},        /* a sequence that nobody reaches */
+        {10, (1ull << 62) + 1, 0, 0},       /* a mark that nobody reaches */
+        {10, 1, 1, 0, 3, 0},                /* sequence 0 */
+        {10, 1, 1, 5, 5, 0},                /* beyond next */
+        {10, 1, 1, 5, UINT64_MAX, 0},       /* a length that is none */
+        {10, 1, 1, UINT64_MAX, 1, 0},       /* a gap that goes round */
+        {10, 1, 2, 1, 1, UINT64_MAX, 1, 0}, /* the same in the second run */
+        {10, 1, 0, 1, 10, 1},               /* a count beyond next */
+        {10, 1, 0, 1, 1, 1ull << 32},       /* too large a count */
+        {10, 1, 100, 1, 1, 1, 1},           /* more runs than there are */
+        {10, 1, 0, 0, 7},                   /* more bytes than there should be */
+    };
+    static const size_t sizes[] = {4, 4, 4, 6, 6, 6, 6, 8, 6, 6, 7, 5};
+    struct loop *loop = loop_new_simulated(1);
+    struct account memory;
+    struct queue queue;
+    struct log *log = memory_new(sizeof *log);
+
+    (void)state;
+    account_init(&memory, NULL, 0);
+    host = (struct queue_host){.loop = loop, .log = log, .memory = &memory};
+    queue_host_init(&host);
+    queue_init(&queue, &host, 7, log);
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        assert_int_equal(recover_numbers(&queue, broken[i], sizes[i]), E_CORRUPT);
+        assert_int_equal(queue.next, 1);
+    }
+    assert_int_equal(queue_recover_state(&queue, slice_text("\2")), E_VERSION);
+    assert_true(queue_recover_message(&queue, 5, 1, 1)); /* as if there were none */
+    assert_int_equal(queue_recover_end(&queue), 0);
+    queue_abandon(&queue);
+    queue_fini(&queue);
+
+    /* what it promises takes no memory: 2^61 messages, of which the log has two and settled one */
+    static const uint64_t large[] = {1ull << 62, 3, 1, 1, (1ull << 61) - 1, 0};
+    queue_init(&queue, &host, 7, log);
+    assert_int_equal(recover_numbers(&queue, large, 6), 0);
+    assert_true(queue_recover_message(&queue, 2, 1, 10));
+    assert_false(queue_recover_message(&queue, 2, 2, 10)); /* twice */
+    assert_true(queue_recover_message(&queue, 1ull << 61, 3, 10));
+    assert_false(queue_recover_message(&queue, (1ull << 61) + 1, 4, 10)); /* not promised */
+    assert_false(queue_recover_message(&queue, UINT64_MAX, 5, 10));
+    log->live[1] = true;
+    queue_recover_settled(&queue, 2, 11);
+    assert_false(log->live[1]);
+    assert_int_equal(queue_recover_end(&queue), (1ull << 61) - 11);
+    assert_int_equal(queue.ready, 1);
+    queue_check(&queue);
+    queue_abandon(&queue);
+    queue_fini(&queue);
+    queue_host_fini(&host);
+    account_fini(&memory);
+    free(log);
+    loop_free(loop);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(behaves_as_the_model),
         cmocka_unit_test(one_old_message),
+        cmocka_unit_test(broken_states_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -137,70 +137,170 @@ void queue_write_state(struct queue *queue, bool exact)
     list_remove(&queue->dirty_link);
 }
 
-/* ---- recovery: a live sequence without position and message is one that the state promises ----
- */
+/* ---- recovery ----
+ *
+ * What the state says is kept as it stands there, in runs, until the log has told its messages: so
+ * that a state takes memory for its own bytes, whatever it promises, and pages are made for
+ * messages that there are. */
 
-static int recover_runs(struct queue *queue, struct reader *r)
+#define SEQUENCE_MAX (1ull << 62) /* nobody comes there; what says so is broken */
+
+struct promised_run {
+    uint64_t first, length;
+    uint64_t before; /* how many are in the runs before it */
+};
+
+struct promised_count {
+    uint64_t sequence;
+    uint32_t count;
+};
+
+struct queue_promise {
+    uint64_t next;
+    struct promised_run *runs;
+    struct promised_count *counts;
+    size_t runs_count, runs_capacity, counts_count, counts_capacity;
+    uint64_t missing; /* promised, and neither told nor settled since */
+};
+
+static void promise_free(struct queue_promise *promise)
+{
+    if (!promise)
+        return;
+    free(promise->runs);
+    free(promise->counts);
+    free(promise);
+}
+
+void queue_promise_free(struct queue *queue)
+{
+    promise_free(queue->promise);
+    queue->promise = NULL;
+}
+
+static void add_run(struct queue_promise *p, uint64_t first, uint64_t length)
+{
+    if (p->runs_count == p->runs_capacity) {
+        p->runs_capacity = p->runs_capacity ? 2 * p->runs_capacity : 8;
+        p->runs = memory_resize(p->runs, p->runs_capacity, sizeof *p->runs);
+    }
+    p->runs[p->runs_count++] = (struct promised_run){first, length, p->missing};
+    p->missing += length;
+}
+
+static void add_count(struct queue_promise *p, uint64_t sequence, uint32_t count)
+{
+    if (p->counts_count == p->counts_capacity) {
+        p->counts_capacity = p->counts_capacity ? 2 * p->counts_capacity : 8;
+        p->counts = memory_resize(p->counts, p->counts_capacity, sizeof *p->counts);
+    }
+    p->counts[p->counts_count++] = (struct promised_count){sequence, count};
+}
+
+static int read_runs(struct queue_promise *p, struct reader *r)
 {
     uint64_t runs = read_varint(r), at = 0;
 
     for (uint64_t i = 0; i < runs && !r->failed; i++) {
-        uint64_t first = at + read_varint(r);
-        uint64_t length = read_varint(r) + 1;
-        if (r->failed || first == 0 || first < at || length > queue->next ||
-            first > queue->next - length)
+        uint64_t gap = read_varint(r), more = read_varint(r);
+        if (r->failed || gap > p->next - at || more >= p->next - at - gap || at + gap == 0)
             return E_CORRUPT;
-        at = first + length;
-        for (uint64_t s = first; s < at; s++) {
-            page_make(queue, page_number(s))->live |= page_bit(s);
-            queue->ready++;
-        }
+        add_run(p, at + gap, more + 1);
+        at += gap + more + 1;
     }
     return r->failed ? E_CORRUPT : 0;
+}
+
+static int read_counts(struct queue_promise *p, struct reader *r)
+{
+    uint64_t counts = read_varint(r), sequence = 0;
+
+    for (uint64_t i = 0; i < counts && !r->failed; i++) {
+        uint64_t gap = read_varint(r), count = read_varint(r);
+        if (r->failed || gap >= p->next - sequence || count > UINT32_MAX)
+            return E_CORRUPT;
+        sequence += gap;
+        add_count(p, sequence, (uint32_t)count);
+    }
+    return r->failed || reader_left(r) > 0 ? E_CORRUPT : 0;
 }
 
 int queue_recover_state(struct queue *queue, struct slice bytes)
 {
     struct reader r = reader_of(bytes);
+    struct queue_promise *p;
 
-    ASSERT(queue->next == 1 && queue->pages_count == 0);
+    ASSERT(queue->next == 1 && queue->pages_count == 0 && !queue->promise);
     if (read_varint(&r) != STATE_VERSION)
         return E_VERSION;
-    queue->next = read_varint(&r);
-    queue->mark_logged = queue->mark_durable = read_varint(&r);
-    if (r.failed || queue->next == 0)
-        return E_CORRUPT;
-    int result = recover_runs(queue, &r);
-    if (result != 0)
+    p = memory_new(sizeof *p);
+    p->next = read_varint(&r);
+    uint64_t mark = read_varint(&r);
+    int result = E_CORRUPT;
+    if (!r.failed && p->next > 0 && p->next <= SEQUENCE_MAX && mark <= SEQUENCE_MAX)
+        result = read_runs(p, &r);
+    if (result == 0)
+        result = read_counts(p, &r);
+    if (result < 0) {
+        promise_free(p);
         return result;
-    uint64_t counts = read_varint(&r), sequence = 0;
-    for (uint64_t i = 0; i < counts && !r.failed; i++) {
-        sequence += read_varint(&r);
-        queue_recover_returned(queue, sequence, sequence, (uint32_t)read_varint(&r));
     }
-    return r.failed ? E_CORRUPT : 0;
+    queue->promise = p;
+    queue->next = p->next;
+    queue->mark_logged = queue->mark_durable = mark;
+    return 0;
+}
+
+/* How many of what is promised are below that sequence. */
+static uint64_t promised_below(const struct queue_promise *p, uint64_t sequence)
+{
+    size_t low = 0, high = p->runs_count; /* runs before `low` begin below the sequence */
+
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (p->runs[middle].first < sequence)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    if (low == 0)
+        return 0;
+    const struct promised_run *run = &p->runs[low - 1];
+    uint64_t in_run = sequence - run->first;
+    return run->before + (in_run < run->length ? in_run : run->length);
+}
+
+static uint64_t promised_in(const struct queue_promise *p, uint64_t first, uint64_t last)
+{
+    return promised_below(p, last + 1) - promised_below(p, first);
+}
+
+static void not_missing(struct queue_promise *p, uint64_t count)
+{
+    p->missing -= count < p->missing ? count : p->missing;
 }
 
 bool queue_recover_message(struct queue *queue, uint64_t sequence, uint64_t position, uint64_t size)
 {
-    struct queue_page *page = page_get(queue, page_number(sequence));
-    unsigned index = sequence % QUEUE_PAGE;
+    struct queue_promise *p = queue->promise;
+    bool is_promised = p && sequence < p->next && promised_in(p, sequence, sequence) > 0;
 
-    if (sequence < queue->next && !(page && (page->live & page_bit(sequence))))
+    if (sequence >= SEQUENCE_MAX || (p && sequence < p->next && !is_promised))
         return false; /* settled before the state was written */
-    if (page && (page->live & page_bit(sequence)) && page->positions[index])
+    struct queue_page *page = page_get(queue, page_number(sequence));
+    if (page && (page->live & page_bit(sequence)))
         return false; /* told twice */
     if (!page)
         page = page_make(queue, page_number(sequence));
-    if (!(page->live & page_bit(sequence))) {
-        page->live |= page_bit(sequence);
-        queue->ready++;
-    }
+    page->live |= page_bit(sequence);
+    queue->ready++;
     if (sequence >= queue->next)
         queue->next = sequence + 1;
-    page->positions[index] = position;
-    page->sizes[index] = (uint32_t)size;
+    page->positions[sequence % QUEUE_PAGE] = position;
+    page->sizes[sequence % QUEUE_PAGE] = (uint32_t)size;
     queue->ready_bytes += (uint32_t)size;
+    if (is_promised)
+        not_missing(p, 1);
     return true;
 }
 
@@ -218,17 +318,27 @@ static struct queue_page *page_from(const struct queue *queue, uint64_t *number)
 
 void queue_recover_settled(struct queue *queue, uint64_t first, uint64_t last)
 {
+    struct queue_promise *p = queue->promise;
     struct queue_page *page;
+    uint64_t told = 0; /* of those promised */
 
+    if (first >= SEQUENCE_MAX)
+        return;
+    if (last >= SEQUENCE_MAX)
+        last = SEQUENCE_MAX - 1;
     for (uint64_t n = page_number(first); (page = page_from(queue, &n)) && n <= page_number(last);
          n++) {
         for (uint64_t live = page->live; live; live &= live - 1) {
             uint64_t sequence = n * QUEUE_PAGE + (unsigned)__builtin_ctzll(live);
-            if (sequence >= first && sequence <= last)
-                queue_remove(queue, page, sequence);
+            if (sequence < first || sequence > last)
+                continue;
+            queue_remove(queue, page, sequence);
+            told += p && sequence < p->next;
         }
         page_trim(queue, n);
     }
+    if (p)
+        not_missing(p, promised_in(p, first, last) - told);
     if (last >= queue->next)
         queue->next = last + 1;
     queue_touch(queue); /* the next checkpoint may end the replay of this record */
@@ -236,40 +346,53 @@ void queue_recover_settled(struct queue *queue, uint64_t first, uint64_t last)
 
 void queue_recover_returned(struct queue *queue, uint64_t first, uint64_t last, uint32_t count)
 {
-    for (uint64_t s = first; s <= last && s < queue->next; s++) {
-        struct queue_page *page = page_get(queue, page_number(s));
-        if (!page || !(page->live & page_bit(s)))
-            continue;
-        if (!page->counts)
-            page->counts = memory_new(QUEUE_PAGE * sizeof *page->counts);
-        page->counts[s % QUEUE_PAGE] += count;
-        page->returned |= page_bit(s);
+    struct queue_page *page;
+
+    for (uint64_t n = page_number(first); (page = page_from(queue, &n)) && n <= page_number(last);
+         n++) {
+        for (uint64_t live = page->live; live; live &= live - 1) {
+            unsigned index = (unsigned)__builtin_ctzll(live);
+            uint64_t sequence = n * QUEUE_PAGE + index;
+            if (sequence < first || sequence > last)
+                continue;
+            if (!page->counts)
+                page->counts = memory_new(QUEUE_PAGE * sizeof *page->counts);
+            page->counts[index] += count;
+            page->returned |= page_bit(sequence);
+        }
     }
     queue_touch(queue);
 }
 
 void queue_recover_delivered(struct queue *queue, uint64_t sequence)
 {
-    if (sequence > queue->mark_logged)
+    if (sequence > queue->mark_logged && sequence <= SEQUENCE_MAX)
         queue->mark_logged = queue->mark_durable = sequence;
     queue_touch(queue);
+}
+
+static void apply_counts(struct queue *queue)
+{
+    const struct queue_promise *p = queue->promise;
+
+    for (size_t i = 0; i < p->counts_count; i++)
+        queue_recover_returned(queue, p->counts[i].sequence, p->counts[i].sequence,
+                               p->counts[i].count);
 }
 
 uint64_t queue_recover_end(struct queue *queue)
 {
     struct queue_page *page;
-    uint64_t missing = 0;
+    uint64_t missing = queue->promise ? queue->promise->missing : 0;
 
+    if (queue->promise)
+        apply_counts(queue);
+    queue_promise_free(queue);
     for (uint64_t n = 0; (page = page_from(queue, &n)); n++) {
         for (uint64_t live = page->live; live; live &= live - 1) {
-            unsigned index = (unsigned)__builtin_ctzll(live);
-            uint64_t sequence = n * QUEUE_PAGE + index;
-            if (!page->positions[index]) {
-                queue_remove(queue, page, sequence);
-                missing++;
-            } else if (sequence < queue->mark_durable) {
+            uint64_t sequence = n * QUEUE_PAGE + (unsigned)__builtin_ctzll(live);
+            if (sequence < queue->mark_durable)
                 page->returned |= page_bit(sequence);
-            }
         }
         page_trim(queue, n);
     }
