@@ -249,7 +249,7 @@ static void letters_of_every_size_arrive_whole(void **state)
     }
     assert_int_equal(town.members[0].received[3], 33);
     assert_int_equal(town.members[0].large_bytes,
-                     3 * (16 + 4000 + 4032 + 4040 + 4048 + 5000 + 65536 + (1 << 20)));
+                     3 * (16 + 4000 + 4032 + 4040 + 4048 + 5000 + 65536 + MAIL_LETTER_MAX));
     town_close(&town);
 }
 
