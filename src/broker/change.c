@@ -105,10 +105,16 @@ void changes_settle(struct worker *worker)
 
 void changes_failed(struct worker *worker)
 {
-    worker->changes->count = 0;
     line_fail(worker, &worker->catalog_settled);
-    worker->catalog_settled.failed = false;
-    changes_settle(worker);
+    peers_tell_settled(worker, worker->catalog_settled.done);
+}
+
+void change_wait(struct request *request, uint64_t version, bool logged)
+{
+    struct line *settled = &request->client->worker->catalog_settled;
+
+    if (logged || !settled->failed)
+        request_wait(request, settled, version);
 }
 
 /* ---- making a change ---- */
@@ -318,7 +324,7 @@ int change_order(struct request *request, const struct writer *order)
     if (!worker_has_catalog(worker))
         return peer_change(request, bytes);
     if (change_execute(worker, bytes, &request->failure) == 0)
-        request_wait(request, &worker->catalog_settled, worker->catalog.events);
+        change_wait(request, worker->catalog.events, false);
     return DONE;
 }
 

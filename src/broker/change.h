@@ -29,6 +29,11 @@ int change_make(struct worker *worker, const struct writer *event, bool logged,
 /* Blocks have become durable, or a peer has applied events: what is settled by that? */
 void changes_settle(struct worker *worker);
 
+/* The request waits for an event to be settled. When the log of shard 1 has failed no event will
+ * be; then only objects that are in the log are refused, since nobody can promise that they last.
+ */
+void change_wait(struct request *request, uint64_t version, bool logged);
+
 /* The log of shard 1 has failed: what was not durable will never be. */
 void changes_failed(struct worker *worker);
 

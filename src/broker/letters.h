@@ -145,6 +145,11 @@ struct letter_catalog {
     bool is_suspect; /* recovery met corruption */
 };
 
+struct letter_settled {
+    uint64_t events;
+    bool failed; /* no more will be: the catalog's log has failed */
+};
+
 struct letter_number {
     uint64_t number; /* of a subscription, or of an event */
 };

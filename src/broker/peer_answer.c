@@ -228,7 +228,7 @@ static void change(struct peer *peer, struct slice bytes)
     struct slice order = slice_of((const uint8_t *)(letter + 1), bytes.size - sizeof *letter);
 
     if (change_execute(worker, order, &asked->request.failure) == 0)
-        request_wait(&asked->request, &worker->catalog_settled, worker->catalog.events);
+        change_wait(&asked->request, worker->catalog.events, false);
     end(asked, DONE);
 }
 

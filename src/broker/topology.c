@@ -149,7 +149,7 @@ static int declare_exchange(struct request *request, const struct exchange_decla
     else if (may_create_exchange(client, &asked->spec, failure) == 0)
         return create_exchange(request, asked);
     if (failure->code == 0)
-        request_wait(request, &client->worker->catalog_settled, exchange->version);
+        change_wait(request, exchange->version, exchange->flags & CATALOG_DURABLE);
     return DONE;
 }
 
@@ -424,7 +424,7 @@ static int count_queue(struct request *request)
 static void count_next(struct request *request, const struct catalog_queue *queue)
 {
     snprintf(request->result.queue.name, sizeof request->result.queue.name, "%s", queue->name);
-    request_wait(request, &request->client->worker->catalog_settled, queue->version);
+    change_wait(request, queue->version, catalog_is_logged(queue->flags));
     request->next = count_queue;
 }
 
