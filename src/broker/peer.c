@@ -35,16 +35,18 @@ static void tell_bytes(struct peer *peer, enum letter kind, struct slice bytes)
 
 void peers_tell_event(struct worker *worker, struct slice event)
 {
-    EACH_PEER(worker, peer)
-    tell_bytes(peer, LETTER_EVENT, event);
+    EACH_PEER (worker, peer)
+        tell_bytes(peer, LETTER_EVENT, event);
     if (worker->mailbox)
         mailbox_stamp(worker->mailbox, worker->catalog.events);
 }
 
 void peers_tell_settled(struct worker *worker, uint64_t settled)
 {
-    EACH_PEER(worker, peer)
-    tell_number(peer, LETTER_SETTLED, settled);
+    EACH_PEER (worker, peer) {
+        struct letter_settled *letter = peer_write(peer, LETTER_SETTLED, sizeof *letter);
+        *letter = (struct letter_settled){settled, worker->catalog_settled.failed};
+    }
 }
 
 void peer_tell_change(struct worker *worker, struct slice order)
@@ -61,13 +63,12 @@ void peers_tell_catalog(struct worker *worker)
         return;
     uint8_t *bytes = memory_new(EVENT_BYTES_MAX);
     while ((size = catalog_snapshot_next(&worker->catalog, &cursor, bytes, EVENT_BYTES_MAX)) > 0) {
-        EACH_PEER(worker, peer)
-        tell_bytes(peer, LETTER_SNAPSHOT, slice_of(bytes, size));
+        EACH_PEER (worker, peer)
+            tell_bytes(peer, LETTER_SNAPSHOT, slice_of(bytes, size));
     }
     catalog_snapshot_end(&cursor);
     free(bytes);
-    EACH_PEER(worker, peer)
-    {
+    EACH_PEER (worker, peer) {
         struct letter_catalog *letter = peer_write(peer, LETTER_SNAPSHOT_END, sizeof *letter);
         *letter = (struct letter_catalog){worker->catalog.events, worker->catalog_is_suspect};
         peer->applied = worker->catalog.events; /* before anything that comes later */
@@ -103,6 +104,13 @@ static void event_came(struct worker *worker, struct slice event)
         tell_number(worker->peers[0], LETTER_APPLIED, worker->catalog.events);
 }
 
+static void settled_came(struct worker *worker, const struct letter_settled *letter)
+{
+    line_advance(worker, &worker->catalog_settled, letter->events);
+    if (letter->failed && !worker->catalog_settled.failed)
+        line_fail(worker, &worker->catalog_settled);
+}
+
 static void change_came(struct worker *worker, struct slice order)
 {
     struct failure failure = {0};
@@ -135,25 +143,24 @@ void peers_tell_started(struct worker *worker, const struct worker_started *what
 
 void peers_tell_go(struct worker *worker, int result, const char *text)
 {
-    EACH_PEER(worker, peer)
-    tell_result(peer, LETTER_GO, result, text);
+    EACH_PEER (worker, peer)
+        tell_result(peer, LETTER_GO, result, text);
 }
 
 void peers_end(struct worker *worker)
 {
-    EACH_PEER(worker, peer)
-    peer_write(peer, LETTER_LAST, 0);
+    EACH_PEER (worker, peer)
+        peer_write(peer, LETTER_LAST, 0);
 }
 
 bool peers_have_ended(struct worker *worker)
 {
-    EACH_PEER(worker, peer)
-    {
+    EACH_PEER (worker, peer) {
         if (!peer->has_ended)
             return false;
     }
-    EACH_PEER(worker, peer)
-    peer_answer_free(peer);
+    EACH_PEER (worker, peer)
+        peer_answer_free(peer);
     return true;
 }
 
@@ -172,8 +179,7 @@ void peers_status(struct worker *worker)
         return;
     worker->flow_told = flow;
     worker->memory_told = used;
-    EACH_PEER(worker, peer)
-    {
+    EACH_PEER (worker, peer) {
         struct letter_status *letter = peer_write(peer, LETTER_STATUS, sizeof *letter);
         *letter = (struct letter_status){.memory_used = used, .flow = flow};
     }
@@ -196,8 +202,7 @@ void peers_return_credit(struct worker *worker)
 {
     if (worker_flow_here(worker) == FLOW_BUSY)
         return;
-    EACH_PEER(worker, peer)
-    {
+    EACH_PEER (worker, peer) {
         if (peer->returned_bytes == peer->received_bytes)
             continue;
         struct letter_credit *letter = peer_write(peer, LETTER_CREDIT, sizeof *letter);
@@ -237,8 +242,7 @@ static void worker_letter(struct peer *peer, unsigned kind, struct slice letter)
         applied_came(peer, ((const struct letter_number *)data)->number);
         break;
     case LETTER_SETTLED:
-        line_advance(worker, &worker->catalog_settled,
-                     ((const struct letter_number *)data)->number);
+        settled_came(worker, data);
         break;
     case LETTER_CHANGE:
         change_came(worker, letter);
@@ -321,8 +325,7 @@ void peers_new(struct worker *worker)
 
 void peers_free(struct worker *worker)
 {
-    EACH_PEER(worker, peer)
-    {
+    EACH_PEER (worker, peer) {
         struct map_cursor cursor = {0};
         for (struct request *request; (request = map_next(&peer->asked, &cursor));)
             free(request->internal);

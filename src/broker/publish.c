@@ -482,7 +482,7 @@ static void also_wait_for_queues(struct worker *worker, struct publisher *publis
     uint64_t version = 0;
 
     for (size_t i = 0; i < count; i++) {
-        if (queues[i]->version > version)
+        if (queues[i]->version > version && catalog_is_logged(queues[i]->flags))
             version = queues[i]->version;
     }
     struct mark mark = {&worker->catalog_settled, version};
