@@ -118,11 +118,11 @@ static void step_states(struct recovery *r)
             result = read_mark(r, &r->marks[state->mark + r->state_part], &bytes, &assembled);
             if (result == E_AGAIN)
                 return;
-            if (result < 0)
-                break;
-            VECTOR_RESERVE(r->state_bytes, r->state_capacity, r->state_size + bytes.size);
-            memcpy(r->state_bytes + r->state_size, bytes.data, bytes.size);
-            r->state_size += bytes.size;
+            if (result == 0) {
+                VECTOR_RESERVE(r->state_bytes, r->state_capacity, r->state_size + bytes.size + 1);
+                memcpy(r->state_bytes + r->state_size, bytes.data, bytes.size);
+                r->state_size += bytes.size;
+            }
             buffer_unref(assembled);
         }
         list_remove(&state->link);
