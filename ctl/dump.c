@@ -4,6 +4,7 @@
 #include "log/log.h"
 #include "loop/real.h"
 #include "store/local/local.h"
+#include "store/local/shards.h"
 
 #include <limits.h>
 #include <string.h>
@@ -31,30 +32,34 @@ static void dump_done(void *context, int result, const struct failure *failure)
     loop_stop(dump->loop);
 }
 
-/* Opening a store would make the directory. */
-static int check_is_there(const char *data_dir, struct failure *failure)
+static bool has_lock(const char *directory, struct failure *failure)
 {
     char path[PATH_MAX];
-    int length = snprintf(path, sizeof path, "%s/lock", data_dir);
-    if (length < 0 || (size_t)length >= sizeof path)
-        return fail(failure, E_INVALID, "the name of the data directory is too long");
-    if (access(path, F_OK) < 0)
-        return fail(failure, E_NOT_FOUND, "%s is no data directory: it has no lock", data_dir);
-    return 0;
+    int length = snprintf(path, sizeof path, "%s/lock", directory);
+    if (length < 0 || (size_t)length >= sizeof path) {
+        fail(failure, E_INVALID, "the name of the data directory is too long");
+        return false;
+    }
+    if (access(path, F_OK) == 0)
+        return true;
+    fail(failure, E_NOT_FOUND, "%s is no data directory: it has neither shards nor a lock",
+         directory);
+    return false;
 }
 
+typedef void begin_function(struct dump *dump, struct store *store);
+
 /* Runs what `begin` has begun on the store until it is done. */
-static int with_store(const char *data_dir, struct dump *dump,
-                      void (*begin)(struct dump *dump, struct store *store))
+static int with_store(const char *directory, struct dump *dump, begin_function *begin)
 {
     struct store *store;
-    int result = check_is_there(data_dir, dump->failure);
-    if (result < 0)
-        return result;
+
+    if (!has_lock(directory, dump->failure)) /* opening a store would make the directory */
+        return dump->failure->code;
     dump->loop = loop_new_real(dump->failure);
     if (!dump->loop)
         return E_IO;
-    result = store_local_open(dump->loop, data_dir, &store, dump->failure);
+    int result = store_local_open(dump->loop, directory, &store, dump->failure);
     if (result == 0) {
         begin(dump, store);
         loop_run(dump->loop);
@@ -62,6 +67,32 @@ static int with_store(const char *data_dir, struct dump *dump,
         store_free(store);
     }
     loop_free(dump->loop);
+    return result;
+}
+
+/* A data directory's shards one after the other, or the one shard whose directory it is. Returns
+ * the first failure but `passes`, which is returned when it is that of all. */
+static int with_shards(const char *directory, struct dump *dump, begin_function *begin, int passes)
+{
+    unsigned count;
+    bool done = false;
+    char path[PATH_MAX];
+
+    if (access(directory, F_OK) < 0 || has_lock(directory, dump->failure))
+        return with_store(directory, dump, begin);
+    int result = local_shards_count(directory, &count, dump->failure);
+    if (result == 0 && count == 0)
+        return with_store(directory, dump, begin);
+    for (unsigned i = 1; result == 0 && i <= count; i++) {
+        result = local_shard_path(directory, i, path, sizeof path, dump->failure);
+        if (result == 0 && dump->out)
+            fprintf(dump->out, "shard %u\n", i);
+        if (result == 0)
+            result = with_store(path, dump, begin);
+        done = done || result == 0;
+        if (result == passes && (done || i < count))
+            result = 0;
+    }
     return result;
 }
 
@@ -77,7 +108,7 @@ int dump_print(const char *data_dir, FILE *out, struct failure *failure)
 {
     struct dump dump = {.out = out, .failure = failure};
 
-    return with_store(data_dir, &dump, begin_dump);
+    return with_shards(data_dir, &dump, begin_dump, 0);
 }
 
 static void begin_accept(struct dump *dump, struct store *store)
@@ -89,5 +120,5 @@ int dump_accept_damage(const char *data_dir, struct failure *failure)
 {
     struct dump dump = {.failure = failure};
 
-    return with_store(data_dir, &dump, begin_accept);
+    return with_shards(data_dir, &dump, begin_accept, E_NOT_FOUND);
 }

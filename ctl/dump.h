@@ -1,6 +1,7 @@
 /*
  * What is done with a data directory's log while no broker runs: showing it to a person, and
- * accepting its damage. The directory's lock is held meanwhile.
+ * accepting its damage. All shards of a data directory are meant, or one, whose own directory is
+ * given. A shard's lock is held meanwhile.
  */
 #ifndef SLUICE_CTL_DUMP_H
 #define SLUICE_CTL_DUMP_H

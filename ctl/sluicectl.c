@@ -78,7 +78,7 @@ static void print_help(void)
          "  status              whether a broker runs on the data directory, where it listens,\n"
          "                      and what it says of itself\n"
          "  log-dump [DIR]      every segment, block and record in a data directory that no\n"
-         "                      broker runs on\n"
+         "                      broker runs on, or in one of its shards: DIR/shard-2\n"
          "  accept-damage [DIR] what a start has reported as corrupt is accepted as lost: later\n"
          "                      starts do not report it, and give up what belonged to it\n"
          "  version             the version of this program\n"

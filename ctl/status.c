@@ -13,21 +13,22 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Who holds the data directory: the process's id, 0 for nobody. The lock file has the number of
+/* Who holds the data directory: the process's id, 0 for nobody. The first shard's lock is that of
+ * the whole. The lock file has the number of
  * whoever took it last; that it is held still only the lock itself tells. */
 static int find_holder(const char *data_dir, pid_t *holder, struct failure *failure)
 {
     char path[PATH_MAX], text[32] = "";
     *holder = 0;
-    int length = snprintf(path, sizeof path, "%s/lock", data_dir);
+    int length = snprintf(path, sizeof path, "%s/shard-1/lock", data_dir);
     if (length < 0 || (size_t)length >= sizeof path)
         return fail(failure, E_INVALID, "the name of the data directory is too long");
     int descriptor = open(path, O_RDONLY | O_CLOEXEC);
     if (descriptor < 0)
-        return errno == ENOENT
-                   ? fail(failure, E_NOT_FOUND, "%s is no data directory: it has no lock", data_dir)
-                   : fail(failure, errno == EACCES ? E_DENIED : E_IO, "%s: %s", path,
-                          strerror(errno));
+        return errno == ENOENT ? fail(failure, E_NOT_FOUND,
+                                      "%s is no data directory: it has no shard-1", data_dir)
+                               : fail(failure, errno == EACCES ? E_DENIED : E_IO, "%s: %s", path,
+                                      strerror(errno));
     int result = 0;
     if (flock(descriptor, LOCK_SH | LOCK_NB) < 0) {
         if (errno != EWOULDBLOCK)

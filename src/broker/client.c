@@ -1,6 +1,7 @@
 /* Clients: opening and closing, logging in, permissions; and how requests complete. */
 #include "broker/broker_private.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -97,6 +98,27 @@ void request_complete(struct request *request)
 
 /* ---- opening and closing ---- */
 
+/* One more in the process, if there may be. */
+static bool connection_count(struct worker *worker)
+{
+    uint32_t most = worker->options.connections_max;
+
+    if (!worker->options.connections)
+        return !most || worker->client_count < most;
+    uint32_t before =
+        atomic_fetch_add_explicit(worker->options.connections, 1, memory_order_relaxed);
+    if (!most || before < most)
+        return true;
+    atomic_fetch_sub_explicit(worker->options.connections, 1, memory_order_relaxed);
+    return false;
+}
+
+static void connection_uncount(struct worker *worker)
+{
+    if (worker->options.connections)
+        atomic_fetch_sub_explicit(worker->options.connections, 1, memory_order_relaxed);
+}
+
 struct client *client_open(struct worker *worker, const struct client_options *options,
                            struct failure *failure)
 {
@@ -104,8 +126,7 @@ struct client *client_open(struct worker *worker, const struct client_options *o
         fail(failure, E_CLOSED, "the broker is stopping");
         return NULL;
     }
-    if (worker->options.connections_max &&
-        worker->client_count >= worker->options.connections_max) {
+    if (!connection_count(worker)) {
         fail(failure, E_LIMIT, "connection refused: connection limit (%u) is reached",
              worker->options.connections_max);
         return NULL;
@@ -164,6 +185,7 @@ void client_close(struct client *client)
     }
     list_remove(&client->link);
     client->worker->client_count--;
+    connection_uncount(client->worker);
 }
 
 struct client *worker_client(const struct worker *worker, uint64_t id)

@@ -37,10 +37,12 @@ struct worker_options {
 
     const char *loopback_users; /* comma separated: these may come from loopback addresses only */
     uint32_t connections_max;   /* 0: no limit */
-    uint64_t memory_high_bytes; /* the memory watermark; 0: none */
-    uint64_t disk_low_bytes;    /* the disk watermark; 0: none */
-    uint64_t hot_bytes_max;     /* of messages that could be read back; see queue_host */
-    uint32_t pending_ppm;       /* tests: how many DONE answers become PENDING */
+    _Atomic uint32_t *connections; /* counted for that by all workers of the process; borrowed.
+                                      NULL: this worker has a limit of its own */
+    uint64_t memory_high_bytes;    /* the memory watermark; 0: none */
+    uint64_t disk_low_bytes;       /* the disk watermark; 0: none */
+    uint64_t hot_bytes_max;        /* of messages that could be read back; see queue_host */
+    uint32_t pending_ppm;          /* tests: how many DONE answers become PENDING */
 };
 
 /* Everything at its default but loop, store and logger, which are NULL. */

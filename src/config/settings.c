@@ -41,7 +41,8 @@ struct setting {
     uint64_t low, high;
 };
 
-static read_value read_number, read_count, read_size, read_boolean, read_text, read_sync;
+static read_value read_number, read_count, read_size, read_boolean, read_text, read_sync,
+    read_workers;
 
 #define PLACE(member)                                                                              \
     .offset = offsetof(struct settings, member), .size = sizeof((struct settings *)NULL)->member
@@ -132,6 +133,12 @@ static const struct setting table[] = {
     GROUPED("log.dir", "path", NULL,
             "where log files are; alone it means " FILE_NAME_DEFAULT " there"),
     GROUPED("log.default.level", "level", "info", "for outputs without a level of their own"),
+    {{"workers", "auto, number", "auto",
+      "threads that serve; auto: as many as there are processors for this process"},
+     read_workers,
+     PLACE(workers),
+     1,
+     SETTINGS_WORKERS_MAX},
     {{"sync", "always, interval, never", "always",
       "a confirm means: on disk; written, and synced every sync_interval; written"},
      read_sync,
@@ -238,6 +245,15 @@ static int read_count(const struct reading *reading, const struct setting *setti
                       const struct conf_entry *entry)
 {
     if (strcmp(entry->value, "infinity") != 0)
+        return read_number(reading, setting, entry);
+    store(reading, setting, 0);
+    return 0;
+}
+
+static int read_workers(const struct reading *reading, const struct setting *setting,
+                        const struct conf_entry *entry)
+{
+    if (strcmp(entry->value, "auto") != 0)
         return read_number(reading, setting, entry);
     store(reading, setting, 0);
     return 0;

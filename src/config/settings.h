@@ -9,6 +9,7 @@
 #include "config/conf.h"
 
 #define SETTINGS_LISTENERS_MAX 16
+#define SETTINGS_WORKERS_MAX   64
 
 struct listener_setting {
     char host[64]; /* empty: every address */
@@ -48,7 +49,8 @@ struct settings {
     bool log_console;
 
     /* sluice's own */
-    char sync[16]; /* sync = always | interval | never */
+    uint32_t workers; /* 0: as many as there are processors */
+    char sync[16];    /* sync = always | interval | never */
     uint32_t sync_interval_ms;
     uint64_t segment_bytes_min, segment_bytes_max, checkpoint_bytes;
 };

@@ -13,6 +13,7 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.path.join(ROOT, os.environ.get("SLUICE_TEST_BUILD", "build"))
+WORKERS = os.environ.get("SLUICE_TEST_WORKERS", "4")
 START_TIMEOUT_S = 20
 
 
@@ -103,7 +104,7 @@ class Sluice(Broker):
         command = [os.path.join(BUILD, "sluice"), "--data-dir", self.data]
         if not any(key.startswith("listeners.tcp") for key in self.settings):
             command += ["--set", f"listeners.tcp.1=127.0.0.1:{self.port}"]
-        for key, value in self.settings.items():
+        for key, value in {"workers": WORKERS, **self.settings}.items():
             command += ["--set", f"{key}={value}"]
         return command
 

@@ -22,7 +22,6 @@
 
 static const char meta_magic[8] = {'S', 'L', 'U', 'I', 'C', 'E', 'M', '1'};
 
-#define META_NAME     "meta"
 #define META_NEW_NAME "meta.new"
 #define LOCK_NAME     "lock"
 
@@ -495,7 +494,7 @@ int local_meta_write(struct local_store *s, struct store_request *request)
 
 /* ---- start ---- */
 
-static int make_directory(const char *directory, struct failure *failure)
+int local_make_directory(const char *directory, struct failure *failure)
 {
     char *parent = memory_text(slice_text(directory));
     char *slash = strrchr(parent, '/');
@@ -550,7 +549,7 @@ int local_prepare(struct local_store *s, struct failure *failure)
 
     if (strlen(s->directory) + 1 + STORE_NAME_MAX >= PATH_MAX)
         return fail(failure, E_INVALID, "the name of the data directory is too long");
-    int result = make_directory(s->directory, failure);
+    int result = local_make_directory(s->directory, failure);
     if (result == 0)
         result = take_lock(s, failure);
     if (result < 0)

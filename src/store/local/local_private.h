@@ -22,6 +22,7 @@
 #include <semaphore.h>
 #include <stdatomic.h>
 
+#define META_NAME      "meta"
 #define META_HEAD_SIZE 24
 
 /* A file that is open once or more. The end is moved by the thread that writes, and read by those
@@ -93,6 +94,9 @@ int local_remove(struct local_store *s, struct store_request *request) MUST_CHEC
 int local_list(struct local_store *s, struct store_request *request) MUST_CHECK;
 int local_meta_read(struct local_store *s, struct store_request *request) MUST_CHECK;
 int local_meta_write(struct local_store *s, struct store_request *request) MUST_CHECK;
+
+/* One level; the parent is synced. What is there stays. */
+int local_make_directory(const char *directory, struct failure *failure) MUST_CHECK;
 
 /* At start: makes and locks the directory, reads the metadata's version. */
 int local_prepare(struct local_store *s, struct failure *failure) MUST_CHECK;

@@ -1,0 +1,577 @@
+#include "process.h"
+
+#include "base/assert.h"
+#include "base/memory.h"
+#include "broker/worker.h"
+#include "loop/mail.h"
+#include "loop/processors.h"
+#include "loop/real.h"
+#include "loop/real_watchdog.h"
+#include "net/server.h"
+#include "protocols/amqp091/session.h"
+#include "store/local/local.h"
+#include "store/local/shards.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define DRAIN_NS (5000 * NANOSECONDS_PER_MS)
+
+_Static_assert(SETTINGS_WORKERS_MAX <= MAIL_MEMBERS_MAX, "every worker has a mailbox");
+
+/* One worker's thread and what is its own. */
+struct member {
+    struct process *process;
+    unsigned index;
+    pthread_t thread; /* but of the first */
+    struct loop *loop;
+    struct store **stores;
+    unsigned store_count;
+    struct worker *worker;
+    struct server *servers[SETTINGS_LISTENERS_MAX];
+    unsigned server_count;
+    struct timer drained;
+
+    struct post begin; /* to the member: open your servers */
+    struct post end;   /* to the member: stop */
+
+    /* To the first: the worker has started; the servers are open. */
+    struct post has_started, has_opened;
+    struct worker_started started;
+    int opened;
+};
+
+struct process {
+    const struct process_options *options;
+    const struct settings *settings;
+    const struct logger *logger;
+    unsigned worker_count, shard_count;
+    struct member *members;
+    struct office *office; /* NULL: there is one worker */
+    struct server_group *groups[SETTINGS_LISTENERS_MAX];
+    struct watchdog *watchdog;
+    _Atomic uint32_t connections;
+    _Atomic bool start_failed; /* storage is as it was found; files may still be open */
+
+    /* the first member's */
+    uint64_t started_ns;
+    unsigned started; /* workers */
+    struct worker_started sum;
+    bool is_up; /* servers are open, or have failed to: it can be stopped */
+    const char *stop_reason;
+    bool is_stopping;
+    int exit_code;
+};
+
+/* ---- the system ---- */
+
+static uint64_t memory_total(const struct settings *settings)
+{
+    if (settings->memory_total_override)
+        return settings->memory_total_override;
+    long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
+    return pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : 0;
+}
+
+static uint64_t watermark_bytes(const struct watermark_setting *watermark, uint64_t total)
+{
+    return watermark->is_relative ? (uint64_t)(watermark->relative * (double)total)
+                                  : watermark->absolute;
+}
+
+/* Tells systemd, where it is who started us (sd_notify(3): one datagram to the named socket). */
+static void notify(const char *state)
+{
+    const char *path = getenv("NOTIFY_SOCKET");
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+
+    if (!path || strlen(path) >= sizeof address.sun_path)
+        return;
+    memcpy(address.sun_path, path, strlen(path));
+    if (address.sun_path[0] == '@')
+        address.sun_path[0] = 0;
+    int descriptor = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (descriptor < 0)
+        return;
+    socklen_t size = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path));
+    ssize_t sent = sendto(descriptor, state, strlen(state), MSG_NOSIGNAL,
+                          (const struct sockaddr *)&address, size);
+    (void)sent; /* nobody who must know */
+    close(descriptor);
+}
+
+/* ---- stopping ---- */
+
+static void worker_is_stopped(void *context)
+{
+    struct member *member = context;
+    loop_stop(member->loop);
+}
+
+/* Waits until the member's last connection is gone; the servers close what is left at their
+ * deadline. */
+static void drain_step(struct timer *timer)
+{
+    struct member *member = CONTAINER_OF(timer, struct member, drained);
+    unsigned left = 0;
+
+    for (unsigned i = 0; i < member->server_count; i++)
+        left += server_connection_count(member->servers[i]);
+    if (left == 0 && worker_client_count(member->worker) == 0) {
+        worker_stop(member->worker, worker_is_stopped, member);
+        return;
+    }
+    timer_set(timer, loop_now_ns(member->loop) + 2 * NANOSECONDS_PER_MS);
+}
+
+static void end_member(struct post *post)
+{
+    struct member *member = CONTAINER_OF(post, struct member, end);
+
+    for (unsigned i = 0; i < member->server_count; i++)
+        server_drain(member->servers[i], "broker forced connection closure with reason 'shutdown'",
+                     loop_now_ns(member->loop) + DRAIN_NS);
+    timer_init(&member->drained, member->loop, drain_step);
+    timer_set(&member->drained, loop_now_ns(member->loop));
+}
+
+/* On the first member's loop. While the workers start it has to wait. */
+static void begin_stop(struct process *process, const char *reason)
+{
+    if (!process->stop_reason)
+        process->stop_reason = reason;
+    if (process->is_stopping || !process->is_up)
+        return;
+    process->is_stopping = true;
+    log_info(process->logger, "stop", "%s: connections are closed, then storage",
+             process->stop_reason);
+    notify("STOPPING=1");
+    for (unsigned i = 0; i < process->worker_count; i++)
+        loop_post(process->members[i].loop, &process->members[i].end);
+}
+
+static void on_stop_signal(void *context, int signal_number)
+{
+    (void)signal_number;
+    begin_stop(context, "asked to stop");
+}
+
+static void on_hangup(void *context, int signal_number)
+{
+    const struct process *process = context;
+
+    (void)signal_number;
+    if (process->settings->log_file[0]) {
+        int file =
+            open(process->settings->log_file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0640);
+        if (file >= 0) {
+            dup3(file, process->logger->descriptor, O_CLOEXEC);
+            close(file);
+        }
+    }
+    log_info(process->logger, "config", "the log file was opened anew");
+}
+
+/* ---- starting: servers ---- */
+
+static int listen_on(struct member *member, unsigned listener)
+{
+    struct process *process = member->process;
+    const struct settings *s = process->settings;
+    const struct listener_setting *where = &s->amqp.at[listener];
+    struct server_protocol protocols[] = {{&amqp091_protocol, member->worker}};
+    struct server_options server = {
+        .loop = member->loop,
+        .logger = process->logger,
+        .listen = {.host = where->host[0] ? where->host : NULL,
+                   .port = where->port,
+                   .backlog = s->tcp.backlog,
+                   .no_delay = s->tcp.no_delay,
+                   .keepalive = s->tcp.keepalive,
+                   .send_buffer = s->tcp.send_buffer,
+                   .receive_buffer = s->tcp.receive_buffer},
+        .group = process->groups[listener],
+        .member = member->index,
+        .protocols = protocols,
+        .protocol_count = 1,
+        .handshake_ms = s->handshake_timeout_ms,
+    };
+    struct failure failure;
+
+    int result = server_open(&server, &member->servers[listener], &failure);
+    if (result != 0) {
+        log_error(process->logger, "start", "%s", failure.text);
+        return result;
+    }
+    member->server_count++;
+    if (member->index == 0)
+        log_info(process->logger, "start", "AMQP 0-9-1 on %s port %u",
+                 where->host[0] ? where->host : "every address",
+                 server_port(member->servers[listener]));
+    return 0;
+}
+
+static void begin_member(struct post *post)
+{
+    struct member *member = CONTAINER_OF(post, struct member, begin);
+    struct process *process = member->process;
+
+    member->opened = 0;
+    for (unsigned i = 0; i < process->settings->amqp.count && member->opened == 0; i++)
+        member->opened = listen_on(member, i);
+    loop_post(process->members[0].loop, &member->has_opened);
+}
+
+static void member_has_opened(struct post *post)
+{
+    const struct member *member = CONTAINER_OF(post, struct member, has_opened);
+    struct process *process = member->process;
+    unsigned next = member->index + 1;
+
+    if (member->opened == 0 && next < process->worker_count && !process->stop_reason) {
+        loop_post(process->members[next].loop, &process->members[next].begin);
+        return;
+    }
+    process->is_up = true;
+    if (member->opened != 0) {
+        begin_stop(process, "a listener cannot be opened");
+        return;
+    }
+    process->exit_code = EXIT_SUCCESS;
+    if (process->stop_reason) {
+        begin_stop(process, process->stop_reason);
+        return;
+    }
+    log_info(process->logger, "start", "sluice %s is ready after %" PRIu64 " ms, data in %s",
+             process->options->version,
+             (loop_now_ns(process->members[0].loop) - process->started_ns) / NANOSECONDS_PER_MS,
+             process->options->data_dir);
+    notify("READY=1");
+}
+
+/* ---- starting: workers ---- */
+
+static void add_started(struct worker_started *sum, const struct worker_started *one, bool is_first)
+{
+    sum->log.records_replayed += one->log.records_replayed;
+    sum->log.torn_bytes += one->log.torn_bytes;
+    sum->log.corrupt_blocks += one->log.corrupt_blocks;
+    sum->log.clean = (is_first || sum->log.clean) && one->log.clean;
+    sum->queues += one->queues;
+    sum->messages += one->messages;
+}
+
+static void log_recovery(const struct process *process)
+{
+    const struct worker_started *sum = &process->sum;
+
+    if (sum->log.torn_bytes > 0)
+        log_warning(process->logger, "recovery",
+                    "%" PRIu64 " bytes at the end of the log were never confirmed: cut off",
+                    sum->log.torn_bytes);
+    if (sum->log.corrupt_blocks > 0)
+        log_error(process->logger, "recovery", "%" PRIu64 " blocks are corrupt: set aside",
+                  sum->log.corrupt_blocks);
+    log_info(process->logger, "recovery",
+             "%s, %" PRIu64 " queues, %" PRIu64 " messages, %" PRIu64 " records read",
+             sum->log.clean ? "stopped cleanly" : "not stopped cleanly (or new)", sum->queues,
+             sum->messages, sum->log.records_replayed);
+    log_info(process->logger, "start", "workers: %u, shards: %u", process->worker_count,
+             process->shard_count);
+}
+
+static void member_has_started(struct post *post)
+{
+    const struct member *member = CONTAINER_OF(post, struct member, has_started);
+    struct process *process = member->process;
+
+    if (member->store_count > 0)
+        add_started(&process->sum, &member->started, member->index == 0);
+    if (++process->started < process->worker_count)
+        return;
+    log_recovery(process);
+    begin_member(&process->members[0].begin);
+}
+
+/* Either all are told that all have started, or all are told of a failure. */
+static void worker_is_started(void *context, const struct worker_started *what)
+{
+    struct member *member = context;
+    struct process *process = member->process;
+
+    if (what->result == 0) {
+        member->started = *what;
+        loop_post(process->members[0].loop, &member->has_started);
+        return;
+    }
+    if (member->index == 0)
+        log_error(process->logger, "start", "%s: %s", process->options->data_dir,
+                  what->failure.text);
+    atomic_store(&process->start_failed, true);
+    loop_stop(member->loop);
+}
+
+static enum log_sync sync_policy(const char *name)
+{
+    if (strcmp(name, "interval") == 0)
+        return LOG_SYNC_INTERVAL;
+    return strcmp(name, "never") == 0 ? LOG_SYNC_NEVER : LOG_SYNC_ALWAYS;
+}
+
+static void fill_broker_settings(struct broker_settings *broker, const struct settings *s)
+{
+    broker->frame_max = s->frame_max;
+    broker->channel_max = s->channel_max;
+    broker->heartbeat_s = s->heartbeat_s;
+    broker->handshake_ms = s->handshake_timeout_ms;
+    broker->message_size_max = s->max_message_size;
+    broker->consumers_per_channel_max = s->consumer_max_per_channel;
+    snprintf(broker->product_name, sizeof broker->product_name, "%s", s->product_name);
+    snprintf(broker->cluster_name, sizeof broker->cluster_name, "%s", s->cluster_name);
+    snprintf(broker->node_name, sizeof broker->node_name, "%s", s->node_name);
+    snprintf(broker->default_vhost, sizeof broker->default_vhost, "%s", s->default_vhost);
+}
+
+/* The watermarks are of the process; what stays in memory although it could be read back is each
+ * worker's share. */
+static void fill_limits(struct worker_options *worker, struct process *process)
+{
+    const struct settings *s = process->settings;
+    uint64_t total = memory_total(s);
+
+    worker->connections_max = s->max_connections;
+    worker->connections = &process->connections;
+    worker->memory_high_bytes = watermark_bytes(&s->memory_watermark, total);
+    worker->disk_low_bytes = watermark_bytes(&s->disk_free_limit, total);
+    uint64_t hot_max = worker->memory_high_bytes * 2 / 5 / process->worker_count;
+    if (worker->memory_high_bytes && worker->hot_bytes_max > hot_max)
+        worker->hot_bytes_max = hot_max;
+}
+
+static void start_worker(struct member *member)
+{
+    struct process *process = member->process;
+    const struct settings *s = process->settings;
+    struct worker_options worker;
+
+    worker_options_default(&worker);
+    worker.loop = member->loop;
+    worker.index = member->index;
+    worker.count = process->worker_count;
+    worker.office = process->office;
+    worker.stores = member->stores;
+    worker.store_count = member->store_count;
+    worker.shard_count = process->shard_count;
+    worker.logger = process->logger;
+    fill_broker_settings(&worker.settings, s);
+    fill_limits(&worker, process);
+    worker.log.sync = sync_policy(s->sync);
+    worker.log.sync_interval_ms = s->sync_interval_ms;
+    worker.log.segment_bytes_min = (uint32_t)s->segment_bytes_min;
+    worker.log.segment_bytes_max = (uint32_t)s->segment_bytes_max;
+    worker.log.checkpoint_bytes = (uint32_t)s->checkpoint_bytes;
+    worker.default_user = s->default_user;
+    worker.default_pass = s->default_pass;
+    worker.default_tags = s->default_tags;
+    worker.default_configure = s->default_configure;
+    worker.default_write = s->default_write;
+    worker.default_read = s->default_read;
+    worker.loopback_users = s->loopback_users;
+    member->worker = worker_start(&worker, worker_is_started, member);
+}
+
+/* A member's life, on its thread. */
+static void *member_run(void *argument)
+{
+    struct member *member = argument;
+    struct process *process = member->process;
+    char name[32];
+
+    snprintf(name, sizeof name, "worker %u", member->index + 1);
+    if (process->worker_count > 1) {
+        int result = loop_bind(member->loop, member->index, PROCESSORS_BIND_MIN);
+        (void)result; /* it runs where the system puts it */
+    }
+    watchdog_enter(process->watchdog, member->loop, name);
+    start_worker(member);
+    loop_run(member->loop);
+    watchdog_leave(process->watchdog, member->loop);
+    return NULL;
+}
+
+/* ---- what is there before the threads, and after them ---- */
+
+static int open_shard(struct process *process, unsigned shard, struct failure *failure)
+{
+    struct member *member = &process->members[(shard - 1) % process->worker_count];
+    char path[PATH_MAX];
+
+    int result = local_shard_path(process->options->data_dir, shard, path, sizeof path, failure);
+    if (result == 0)
+        result =
+            store_local_open(member->loop, path, &member->stores[member->store_count], failure);
+    if (result == 0)
+        member->store_count++;
+    return result;
+}
+
+/* The first shard's lock is the whole directory's: what else is there is certain once it is held.
+ */
+static int open_shards(struct process *process, struct failure *failure)
+{
+    const char *data_dir = process->options->data_dir;
+    unsigned count;
+
+    int result = local_shards_count(data_dir, &count, failure);
+    if (result == 0)
+        result = local_shards_prepare(data_dir, failure);
+    for (unsigned i = 0; result == 0 && i < process->worker_count; i++)
+        process->members[i].stores =
+            memory_new((LOCAL_SHARDS_MAX / process->worker_count + 1) * sizeof(struct store *));
+    if (result == 0)
+        result = open_shard(process, 1, failure);
+    if (result == 0)
+        result = local_shards_count(data_dir, &count, failure);
+    if (result < 0)
+        return result;
+    process->shard_count = count > process->worker_count ? count : process->worker_count;
+    for (unsigned i = 2; result == 0 && i <= process->shard_count; i++)
+        result = open_shard(process, i, failure);
+    return result;
+}
+
+static int make_loops(struct process *process, struct failure *failure)
+{
+    for (unsigned i = 0; i < process->worker_count; i++) {
+        struct member *member = &process->members[i];
+        member->process = process;
+        member->index = i;
+        member->begin.run = begin_member;
+        member->end.run = end_member;
+        member->has_started.run = member_has_started;
+        member->has_opened.run = member_has_opened;
+        member->loop = loop_new_real(failure);
+        if (!member->loop)
+            return E_IO;
+    }
+    return 0;
+}
+
+static void make_offices(struct process *process)
+{
+    if (process->worker_count == 1)
+        return;
+    process->office = office_new(process->worker_count);
+    for (unsigned i = 0; i < process->settings->amqp.count; i++)
+        process->groups[i] = server_group_new(process->worker_count, SPREAD_COUNTED);
+}
+
+static int handle_signals(struct process *process, struct failure *failure)
+{
+    struct loop *loop = process->members[0].loop;
+
+    if (loop_on_signal(loop, SIGTERM, on_stop_signal, process) != 0 ||
+        loop_on_signal(loop, SIGINT, on_stop_signal, process) != 0 ||
+        loop_on_signal(loop, SIGHUP, on_hangup, process) != 0)
+        return fail(failure, E_IO, "signals cannot be handled");
+    return 0;
+}
+
+static int prepare(struct process *process, struct failure *failure)
+{
+    process->worker_count =
+        process->settings->workers ? process->settings->workers : processors_count();
+    if (process->worker_count > SETTINGS_WORKERS_MAX)
+        process->worker_count = SETTINGS_WORKERS_MAX;
+    process->members = memory_new(process->worker_count * sizeof *process->members);
+    int result = make_loops(process, failure);
+    if (result == 0)
+        result = open_shards(process, failure);
+    if (result == 0)
+        result = handle_signals(process, failure);
+    if (result == 0)
+        result = watchdog_new(process->logger, WATCHDOG_LIMIT_MS, &process->watchdog, failure);
+    if (result == 0)
+        make_offices(process);
+    return result;
+}
+
+/* A thread that cannot be made: those that run wait for it, and it will not come; there is nothing
+ * yet that would have to be closed in order. */
+static void run_threads(struct process *process)
+{
+    process->started_ns = loop_now_ns(process->members[0].loop);
+    for (unsigned i = 1; i < process->worker_count; i++) {
+        struct member *member = &process->members[i];
+        int error = pthread_create(&member->thread, NULL, member_run, member);
+        if (error != 0) {
+            log_error(process->logger, "start", "worker %u gets no thread: %s", i + 1,
+                      strerror(error));
+            _exit(EXIT_FAILURE);
+        }
+    }
+    member_run(&process->members[0]);
+    for (unsigned i = 1; i < process->worker_count; i++)
+        pthread_join(process->members[i].thread, NULL);
+}
+
+static void free_member(struct member *member)
+{
+    for (unsigned i = 0; i < member->server_count; i++)
+        server_free(member->servers[i]);
+    if (member->worker)
+        worker_free(member->worker);
+    for (unsigned i = 0; i < member->store_count; i++)
+        store_free(member->stores[i]);
+    free(member->stores);
+}
+
+static void tear_down(struct process *process)
+{
+    for (unsigned i = 0; i < process->worker_count; i++)
+        free_member(&process->members[i]);
+    for (unsigned i = 0; i < process->settings->amqp.count && process->groups[i]; i++)
+        server_group_free(process->groups[i]);
+    if (process->office)
+        office_free(process->office);
+    if (process->watchdog)
+        watchdog_free(process->watchdog);
+    for (unsigned i = 0; i < process->worker_count; i++) {
+        if (process->members[i].loop)
+            loop_free(process->members[i].loop);
+    }
+    free(process->members);
+}
+
+int process_run(const struct process_options *options)
+{
+    struct process process = {
+        .options = options,
+        .settings = options->settings,
+        .logger = options->logger,
+        .exit_code = EXIT_FAILURE,
+    };
+    struct failure failure = {0};
+
+    if (prepare(&process, &failure) < 0) {
+        log_error(options->logger, "start", "%s", failure.text);
+    } else {
+        run_threads(&process);
+        log_info(options->logger, "stop", "stopped");
+    }
+    /* After a start that failed files are open, and the system is the one who can close them. */
+    if (atomic_load(&process.start_failed))
+        exit(process.exit_code);
+    tear_down(&process);
+    return process.exit_code;
+}
