@@ -80,6 +80,7 @@ static void test_defaults(void **state)
     assert_int_equal(s->log_level, LOG_INFO);
     assert_true(s->log_console);
     assert_string_equal(s->log_file, "");
+    assert_int_equal(s->workers, 0);
     assert_string_equal(s->sync, "always");
     assert_int_equal(s->segment_bytes_min, 8 << 20);
     assert_int_equal(s->segment_bytes_max, 128 << 20);
@@ -257,6 +258,12 @@ static void test_ranges(void **state)
     bad("max_connections = 0", "from 1 to");
     bad("tcp_listen_options.nodelay = yes", "expected true or false");
     assert_int_equal(good("tcp_listen_options.sndbuf = 65536")->settings.tcp.send_buffer, 65536);
+    assert_int_equal(good("workers = 3")->settings.workers, 3);
+    assert_int_equal(good("workers = 64")->settings.workers, SETTINGS_WORKERS_MAX);
+    bad("workers = 65", "64");
+    assert_int_equal(good("workers = auto")->settings.workers, 0);
+    bad("workers = 0", "1");
+    bad("workers = many", "number");
     assert_string_equal(good("sync = interval")->settings.sync, "interval");
     bad("sync = sometimes", "expected always, interval or never");
     bad("segment_size_min = 64MiB\nsegment_size_max = 32MiB", "is above segment_size_max");
