@@ -115,11 +115,14 @@ struct request {
     /* The step after that (which looks at the failure first), or NULL: DONE, and the request goes
      * on to its marks and next step, or PENDING, and somebody calls request_go_on(). */
     int (*next)(struct request *request);
-    bool is_get;         /* its result may hold a lease, */
-    bool settles_itself; /* unless it is settled already */
-    uint32_t peer;       /* of what it speaks of, where that is elsewhere, */
-    uint64_t number;     /* and which one there */
-    void *internal;      /* memory; free() is enough when all is given up */
+    /* A slice of work that is proportional to a count, while it is a job; true: done with it. */
+    bool (*slice)(struct request *request);
+    bool is_get;                     /* its result may hold a lease, */
+    bool settles_itself;             /* unless it is settled already */
+    uint32_t peer;                   /* of what it speaks of, where that is elsewhere, */
+    uint64_t number;                 /* and which one there */
+    void *internal;                  /* memory; free() is enough when all is given up */
+    struct transaction *transaction; /* while it is collected */
 };
 
 /* ---- clients ---- */

@@ -40,8 +40,13 @@ struct worker {
     struct list completions;   /* requests that are complete, not yet told */
     struct list jobs;          /* requests with work proportional to a count: a slice per turn */
     struct list cancellations; /* subscriptions that the broker ended, not yet told */
+    struct list parts;         /* of transactions, with work: part.h */
     struct task tell;          /* completions, cancellations */
-    struct task work;          /* jobs, discards */
+    struct task work;          /* jobs, parts, discards */
+
+    struct list transactions; /* of clients here, over several shards */
+    uint64_t transaction_last;
+    uint64_t start_number; /* how often the process was started, for identities */
 
     struct list publishers_ready; /* have something to tell */
     struct task confirm;
@@ -70,6 +75,7 @@ struct worker {
     void (*stopped)(void *context);
     void *stopped_context;
     struct boot *boot;
+    bool is_closing; /* its logs take nothing more */
 };
 
 struct client {
@@ -252,8 +258,14 @@ void settle_here(struct queue *queue, uint64_t sequence, enum outcome outcome);
 /* Its client has closed before it could be told. */
 void get_give_back(struct request *request);
 void getters_fail(struct hosted *hosted);
-bool purge_slice(struct request *request);
+
+/* The request's `slice` is called in each turn from now on. */
+void request_work(struct request *request);
 void subscription_abandon(struct subscription *subscription);
+
+/* ---- transactions (transact.c; more in part.h) ---- */
+
+void transactions_free(struct worker *worker); /* those that are given up */
 
 /* ---- checkpoints (checkpoint.c) ---- */
 

@@ -1,5 +1,5 @@
 /* Writing a checkpoint: the catalog's snapshot and the states of queues that changed, in slices. */
-#include "broker/broker_private.h"
+#include "broker/part.h"
 
 #include <stdlib.h>
 
@@ -84,6 +84,8 @@ static void checkpoint_run(struct task *task)
         loop_defer(loop, task, LOOP_DISPATCH);
         return;
     }
+    if (shard->ledger.is_dirty || log_state_is_wanted(shard->log, LEDGER_ID))
+        ledger_write_state(shard);
     log_checkpoint_end(shard->log);
     shard->last_checkpoint = job->exact;
     checkpoint_free(shard);

@@ -14,6 +14,7 @@ void request_begin(struct client *client, struct request *request)
     request->client = client;
     request->waits[0] = request->waits[1] = (struct mark){0};
     request->next = NULL;
+    request->slice = NULL;
     request->is_get = false;
     request->internal = NULL;
     list_init(&request->link);
@@ -85,6 +86,14 @@ void request_go_on(struct request *request)
     list_remove(&request->link);
     if (step(request))
         request_complete(request);
+}
+
+void request_work(struct request *request)
+{
+    struct worker *worker = request->client->worker;
+
+    list_append(&worker->jobs, &request->link);
+    loop_defer(worker->loop, &worker->work, LOOP_DISPATCH);
 }
 
 void request_complete(struct request *request)

@@ -343,7 +343,7 @@ struct purge {
     uint64_t end, position, removed;
 };
 
-bool purge_slice(struct request *request)
+static bool purge_slice(struct request *request)
 {
     struct purge *purge = request->internal;
     struct queue *queue = &purge->hosted->queue;
@@ -362,7 +362,6 @@ bool purge_slice(struct request *request)
 
 int purge_here(struct request *request, struct hosted *hosted)
 {
-    struct worker *worker = hosted->shard->place.worker;
     struct purge *purge = memory_new(sizeof *purge);
 
     purge->hosted = hosted;
@@ -371,8 +370,8 @@ int purge_here(struct request *request, struct hosted *hosted)
     request->internal = purge;
     if (purge_slice(request))
         return DONE;
-    list_append(&worker->jobs, &request->link);
-    loop_defer(worker->loop, &worker->work, LOOP_DISPATCH);
+    request->slice = purge_slice;
+    request_work(request);
     return PENDING;
 }
 

@@ -63,6 +63,10 @@ void letter_dropped(void *context, unsigned kind, struct slice letter)
     case LETTER_PUBLISH:
         letter_drop_message(&((const struct letter_publish *)(const void *)letter.data)->message);
         break;
+    case LETTER_PART_PUBLISH:
+        letter_drop_message(
+            &((const struct letter_part_publish *)(const void *)letter.data)->message);
+        break;
     case LETTER_DELIVER:
         letter_drop_message(&((const struct letter_deliver *)(const void *)letter.data)->message);
         break;

@@ -11,6 +11,10 @@
  *     CONSUMER_CREDIT, UNSUBSCRIBE ---------------->
  *     DELIVER, CANCELLED        <------------------
  *     SETTLE                    ------------------>
+ *     PART_PUBLISH, PART_SETTLE, PART_DROP -------->   a transaction's part there, see part.h
+ *     ASK_PART, ASK_DECISION    ------------------>    answered when done and durable
+ *     PART_END                  ------------------>    happens, or does not; from the decider, too
+ *     PART_APPLIED, PART_DOUBT  ------------------>    to the decider, by participants
  *
  *   worker with the catalog                          every other worker
  *     SNAPSHOT ..., EVENT ...   ------------------>    applies
@@ -24,6 +28,7 @@
 #define SLUICE_BROKER_LETTERS_H
 
 #include "broker/broker.h"
+#include "broker/ledger.h"
 
 enum letter {
     LETTER_ASK_SUBSCRIBE = 1,
@@ -32,6 +37,8 @@ enum letter {
     LETTER_ASK_COUNTS,
     LETTER_ASK_DELETE,
     LETTER_ASK_CHANGE,
+    LETTER_ASK_PART,
+    LETTER_ASK_DECISION, /* struct letter_ask_decision */
     LETTER_ANSWER,
     LETTER_PUBLISH,
     LETTER_CONFIRM,
@@ -41,6 +48,12 @@ enum letter {
     LETTER_DELIVER,
     LETTER_CANCELLED,
     LETTER_SETTLE,
+    LETTER_PART_PUBLISH,
+    LETTER_PART_SETTLE,
+    LETTER_PART_DROP,    /* struct letter_part */
+    LETTER_PART_END,     /* struct letter_part_end */
+    LETTER_PART_APPLIED, /* struct letter_part_about */
+    LETTER_PART_DOUBT,   /* struct letter_part_about */
     LETTER_SNAPSHOT,
     LETTER_SNAPSHOT_END, /* struct letter_catalog */
     LETTER_EVENT,
@@ -125,6 +138,51 @@ struct letter_publish {
     struct letter_message message;
 };
 
+/* A transaction's part in one shard. */
+struct letter_part {
+    struct transaction_id id;
+    uint32_t shard;
+};
+
+struct letter_part_publish {
+    struct letter_part part;
+    uint32_t queues; /* ids, 8 bytes each, follow; then the message's bytes */
+    struct letter_message message;
+};
+
+/* Ranges may be added while the letter has not gone off. */
+struct letter_part_settle {
+    struct letter_part part;
+    uint32_t outcome;
+    uint64_t queue;
+    uint64_t first, last;
+};
+
+struct letter_ask_part {
+    struct letter_ask ask;
+    struct letter_part part;
+    bool alone;       /* do it: there is no other; else prepare, */
+    uint32_t decider; /* for this shard's decision; 0: nothing of it is durable */
+};
+
+struct letter_ask_decision {
+    struct letter_ask ask;
+    struct letter_part part;
+    uint32_t count; /* shards, 4 bytes each, follow */
+};
+
+struct letter_part_end {
+    struct letter_part part;
+    uint32_t decider;
+    bool commit;
+};
+
+/* To the decider, about itself and a participant. */
+struct letter_part_about {
+    struct letter_part decider;
+    uint32_t participant;
+};
+
 struct letter_confirm {
     uint64_t last;
     bool accepted;
@@ -142,6 +200,7 @@ struct letter_consumer_credit {
 
 struct letter_catalog {
     uint64_t events;
+    uint64_t start_number;
     bool is_suspect; /* recovery met corruption */
 };
 

@@ -70,7 +70,11 @@ void peers_tell_catalog(struct worker *worker)
     free(bytes);
     EACH_PEER (worker, peer) {
         struct letter_catalog *letter = peer_write(peer, LETTER_SNAPSHOT_END, sizeof *letter);
-        *letter = (struct letter_catalog){worker->catalog.events, worker->catalog_is_suspect};
+        *letter = (struct letter_catalog){
+            .events = worker->catalog.events,
+            .start_number = worker->start_number,
+            .is_suspect = worker->catalog_is_suspect,
+        };
         peer->applied = worker->catalog.events; /* before anything that comes later */
     }
     mailbox_stamp(worker->mailbox, worker->catalog.events);
@@ -86,6 +90,7 @@ static void apply(struct worker *worker, struct slice event)
 static void catalog_came(struct worker *worker, const struct letter_catalog *letter)
 {
     worker->catalog.events = letter->events;
+    worker->start_number = letter->start_number;
     mailbox_stamp(worker->mailbox, letter->events);
     mailbox_retry(worker->mailbox);
     if (worker->boot)
@@ -277,7 +282,8 @@ static void received(void *context, unsigned from, unsigned kind, struct slice l
     struct worker *worker = context;
     struct peer *peer = worker->peers[from];
 
-    if (!peer_ask_received(peer, kind, letter) && !peer_answer_received(peer, kind, letter))
+    if (!peer_ask_received(peer, kind, letter) && !peer_answer_received(peer, kind, letter) &&
+        !peer_part_received(peer, kind, letter))
         worker_letter(peer, kind, letter);
 }
 

@@ -100,6 +100,42 @@ uint64_t peer_publish(struct peer *peer, const struct message *message,
 /* Has it room for publishes? */
 bool peer_has_credit(const struct peer *peer);
 
+/* ---- transactions, see part.h (peer_transact.c) ---- */
+
+bool peer_part_received(struct peer *peer, unsigned kind, struct slice letter) MUST_CHECK;
+
+/* Of the client's worker. */
+void peer_part_publish(struct peer *peer, const struct letter_part *part,
+                       const struct message *message, struct catalog_queue **queues, size_t count);
+void peer_part_settle(struct peer *peer, const struct letter_part *part, const struct lease *lease,
+                      enum outcome outcome);
+void peer_part_drop(struct peer *peer, const struct letter_part *part);
+
+/* The request goes on with the answer, later. Alone: it waits for its own marks, too. */
+void peer_part_ask(struct request *request, struct peer *peer, const struct letter_part *part,
+                   bool alone, uint32_t decider);
+
+/* The same; fails with E_TIMEOUT when whether it is decided is not known. */
+void peer_decide(struct request *request, struct peer *peer, const struct letter_part *decider,
+                 const uint32_t *shards, size_t count);
+
+/* Of shards, to each other. */
+void peer_part_end(struct peer *peer, struct transaction_id id, uint32_t shard, uint32_t decider,
+                   bool commit);
+void peer_tell_applied(struct peer *peer, struct transaction_id id, uint32_t decider,
+                       uint32_t participant);
+void peer_ask_decision(struct peer *peer, struct transaction_id id, uint32_t decider,
+                       uint32_t participant);
+
+/* What has been asked for by mail: a request of the proxy, which is answered when it is complete.
+ * asked_begin() for each, then DONE or PENDING as for requests of clients. */
+struct request *asked_begin(struct peer *peer, const struct letter_ask *letter);
+void asked_end(struct request *request, int outcome);
+
+/* A letter that asks, with the request under its token. */
+void *peer_ask(struct peer *peer, enum letter kind, size_t size, struct request *request,
+               uint64_t queue);
+
 /* ---- the catalog's changes, see change.c ---- */
 
 int peer_change(struct request *request, struct slice order) MUST_CHECK;

@@ -146,6 +146,16 @@ static void end(struct asked *asked, int outcome)
         answer(asked);
 }
 
+struct request *asked_begin(struct peer *peer, const struct letter_ask *letter)
+{
+    return &begin(peer, letter)->request;
+}
+
+void asked_end(struct request *request, int outcome)
+{
+    end(CONTAINER_OF(request, struct asked, request), outcome);
+}
+
 /* The queue, as far as it is there still. */
 static struct hosted *hosted(struct asked *asked, uint64_t id)
 {

@@ -6,8 +6,8 @@
 
 /* ---- requests ---- */
 
-static void *ask(struct peer *peer, enum letter kind, size_t size, struct request *request,
-                 uint64_t queue)
+void *peer_ask(struct peer *peer, enum letter kind, size_t size, struct request *request,
+               uint64_t queue)
 {
     struct letter_ask *letter = peer_write(peer, kind, size);
 
@@ -75,7 +75,7 @@ static void answer_came(struct peer *peer, const struct letter_answer *answer)
 int peer_get(struct request *request, struct catalog_queue *queue)
 {
     struct letter_ask_get *letter =
-        ask(peer_of(queue->place), LETTER_ASK_GET, sizeof *letter, request, queue->id);
+        peer_ask(peer_of(queue->place), LETTER_ASK_GET, sizeof *letter, request, queue->id);
 
     letter->settles_itself = request->settles_itself;
     request->number = queue->id;
@@ -84,20 +84,22 @@ int peer_get(struct request *request, struct catalog_queue *queue)
 
 int peer_purge(struct request *request, struct catalog_queue *queue)
 {
-    ask(peer_of(queue->place), LETTER_ASK_PURGE, sizeof(struct letter_ask), request, queue->id);
+    peer_ask(peer_of(queue->place), LETTER_ASK_PURGE, sizeof(struct letter_ask), request,
+             queue->id);
     return PENDING;
 }
 
 int peer_counts(struct request *request, struct catalog_queue *queue)
 {
-    ask(peer_of(queue->place), LETTER_ASK_COUNTS, sizeof(struct letter_ask), request, queue->id);
+    peer_ask(peer_of(queue->place), LETTER_ASK_COUNTS, sizeof(struct letter_ask), request,
+             queue->id);
     return PENDING;
 }
 
 int peer_delete(struct request *request, struct catalog_queue *queue, bool if_unused, bool if_empty)
 {
     struct letter_ask_delete *letter =
-        ask(peer_of(queue->place), LETTER_ASK_DELETE, sizeof *letter, request, queue->id);
+        peer_ask(peer_of(queue->place), LETTER_ASK_DELETE, sizeof *letter, request, queue->id);
 
     letter->if_unused = if_unused;
     letter->if_empty = if_empty;
@@ -108,7 +110,7 @@ int peer_change(struct request *request, struct slice order)
 {
     struct peer *peer = request->client->worker->peers[0];
     struct letter_ask *letter =
-        ask(peer, LETTER_ASK_CHANGE, sizeof *letter + order.size, request, 0);
+        peer_ask(peer, LETTER_ASK_CHANGE, sizeof *letter + order.size, request, 0);
 
     memcpy(letter + 1, order.data, order.size);
     return PENDING;
@@ -199,7 +201,7 @@ int peer_subscribe(struct request *request, struct catalog_queue *queue,
     const struct consumer *consumer = &subscription->consumer;
     struct peer *peer = peer_of(queue->place);
     struct letter_ask_subscribe *letter =
-        ask(peer, LETTER_ASK_SUBSCRIBE, sizeof *letter, request, queue->id);
+        peer_ask(peer, LETTER_ASK_SUBSCRIBE, sizeof *letter, request, queue->id);
 
     subscription->peer = peer;
     subscription->queue_id = queue->id;

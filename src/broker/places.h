@@ -40,6 +40,14 @@ struct place {
 
 /* ---- shards ---- */
 
+/* What it knows of transactions over several shards, see part.h. */
+struct ledger {
+    struct map parts, decisions; /* by transaction */
+    struct list ending;          /* parts whose END is on its way to the disk, in its order */
+    uint32_t prepared;           /* parts that are in the log */
+    bool is_dirty;               /* since its last state record */
+};
+
 struct shard {
     struct place place; /* its line: blocks of the log */
     unsigned number;    /* 1, 2, ... */
@@ -47,6 +55,7 @@ struct shard {
     struct log *log;
     struct queue_host host; /* its context is the shard */
     bool has_failed;
+    struct ledger ledger;
     struct list discards; /* hosted queues that are given back in slices */
     struct checkpoint_job *checkpoint;
     bool last_checkpoint;       /* the one of a clean stop is written */

@@ -1,5 +1,6 @@
 /* From the log to a running worker; and what a new data directory gets. */
 #include "broker/change.h"
+#include "broker/part.h"
 #include "broker/peer.h"
 
 #include <inttypes.h>
@@ -87,12 +88,38 @@ static void drop_orphans(struct shard *shard)
     boot->orphan_count = 0;
 }
 
+/* Whether what it does not tell was decided, nobody can say any more. */
+static void ledger_is_damaged(struct shard *shard, int result)
+{
+    struct worker *worker = shard->place.worker;
+
+    log_set_damaged(shard->log);
+    log_error(worker->logger, "recovery",
+              "a record of the transactions of shard %u cannot be read (%s): passed over",
+              shard->number, error_name(result));
+}
+
+static void recover_change(void *context, uint64_t id, struct slice bytes)
+{
+    struct shard *shard = context;
+    int result = id == LEDGER_ID ? ledger_recover_change(shard, bytes) : 0;
+
+    if (result < 0)
+        ledger_is_damaged(shard, result);
+}
+
 static void recover_state(void *context, uint64_t id, struct slice bytes, uint64_t position)
 {
-    const struct shard *shard = context;
+    struct shard *shard = context;
     struct queue *queue = find(shard, id);
 
     (void)position;
+    if (id == LEDGER_ID) {
+        int result = ledger_recover_state(shard, bytes);
+        if (result < 0)
+            ledger_is_damaged(shard, result);
+        return;
+    }
     if (!queue) {
         orphan_add(shard->place.worker, id);
         return;
@@ -172,6 +199,7 @@ const struct log_recovery shard_recovery = {
     .settled = recover_settled,
     .returned = recover_returned,
     .delivered = recover_delivered,
+    .change = recover_change,
     .corrupt = recover_corrupt,
     .told = recover_told,
 };
@@ -187,6 +215,7 @@ void boot_end(struct worker *worker, int result, const char *text)
     if (worker->start.result == 0) {
         worker->catalog.binding_lost = worker_has_catalog(worker) ? change_binding_lost : NULL;
         timer_set(&worker->watch, loop_now_ns(worker->loop) + 1);
+        ledgers_resolve(worker);
     }
     boot_free(worker);
     worker->started(worker->started_context, &worker->start);
@@ -232,6 +261,7 @@ static void open_next(struct worker *worker)
 static void catalog_is_there(struct worker *worker)
 {
     worker->catalog_settled.done = worker->catalog.events;
+    worker->start_number = log_epoch(catalog_log(worker));
     peers_tell_catalog(worker);
     open_next(worker);
 }
@@ -347,6 +377,7 @@ static void finish_queues(struct shard *shard)
         worker->start.queues++;
         worker->start.messages += q->hosted->queue.ready;
     }
+    ledger_recover_end(shard);
 }
 
 static void add_opened(struct log_opened *sum, const struct log_opened *one, bool is_first)

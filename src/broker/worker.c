@@ -1,4 +1,5 @@
 #include "broker/change.h"
+#include "broker/part.h"
 #include "broker/peer.h"
 
 #include <stdlib.h>
@@ -61,10 +62,10 @@ static void work(struct task *task)
 
     LIST_EACH (&worker->jobs, link) {
         struct request *request = CONTAINER_OF(link, struct request, link);
-        if (purge_slice(request))
+        if (request->slice(request))
             request_go_on(request);
     }
-    bool done = true;
+    bool done = parts_slice(worker);
     for (unsigned i = 0; i < worker->shard_count; i++)
         done = shard_discard_slice(worker->shards[i]) && done;
     if (!done || !list_empty(&worker->jobs))
@@ -79,6 +80,7 @@ static void durable(void *context, uint64_t block)
     struct worker *worker = shard->place.worker;
 
     queue_host_durable(&shard->host, block);
+    ledger_durable(shard, block);
     if (shard->number == 1)
         changes_settle(worker);
     line_advance(worker, &shard->place.line, block);
@@ -95,6 +97,7 @@ static void failed(void *context, const struct failure *why)
               shard->number, why->text);
     shard->has_failed = true;
     line_fail(worker, &shard->place.line);
+    ledger_failed(shard);
     if (shard->number == 1)
         changes_failed(worker);
     queue_host_failed(&shard->host);
@@ -141,6 +144,7 @@ static struct shard *shard_new(struct worker *worker, unsigned number, struct st
         .hot_bytes_max = worker->options.hot_bytes_max,
     };
     queue_host_init(&shard->host);
+    ledger_init(shard);
     return shard;
 }
 
@@ -215,6 +219,8 @@ struct worker *worker_start(const struct worker_options *options,
     map_init_numbers(&worker->clients_by_id, loop_random(worker->loop));
     list_init(&worker->completions);
     list_init(&worker->jobs);
+    list_init(&worker->parts);
+    list_init(&worker->transactions);
     list_init(&worker->cancellations);
     list_init(&worker->publishers_ready);
     list_init(&worker->flow_waiters);
@@ -259,6 +265,8 @@ static void closed(void *context)
 
 static bool shard_is_ready_to_close(struct shard *shard)
 {
+    if (!ledger_is_quiet(shard))
+        return false;
     if (log_is_failed(shard->log) || (shard->last_checkpoint && list_empty(&shard->discards)))
         return true;
     if (!shard->last_checkpoint && !shard->checkpoint)
@@ -279,6 +287,7 @@ static void stop_wait(struct timer *timer)
         timer_set(timer, loop_now_ns(worker->loop) + NANOSECONDS_PER_MS);
         return;
     }
+    worker->is_closing = true;
     worker->shards_open = worker->shard_count;
     for (unsigned i = 0; i < worker->shard_count; i++)
         log_close(worker->shards[i]->log, closed, worker->shards[i]);
@@ -320,6 +329,9 @@ void worker_free(struct worker *worker)
     peers_free(worker);
     for (unsigned i = 0; i < worker->shard_count; i++)
         checkpoint_free(worker->shards[i]);
+    transactions_free(worker);
+    for (unsigned i = 0; i < worker->shard_count; i++)
+        ledger_fini(worker->shards[i]);
     abandon_queues(worker);
     for (unsigned i = 0; i < worker->shard_count; i++)
         shard_free(worker->shards[i]);

@@ -187,6 +187,11 @@ void log_free(struct log *log)
 
 /* ---- looking ---- */
 
+uint64_t log_epoch(const struct log *log)
+{
+    return log->epoch;
+}
+
 void log_statistics(const struct log *log, struct log_statistics *statistics)
 {
     *statistics = log->statistics;

@@ -216,6 +216,9 @@ uint64_t log_block_durable(const struct log *log);
  * way is durable. Without this, after lazy_commit_ms or when it is large. */
 void log_commit(struct log *log);
 
+/* Grows with each time that the log is opened, and that is durable by then. */
+uint64_t log_epoch(const struct log *log);
+
 bool log_has_room(const struct log *log);
 bool log_is_failed(const struct log *log);
 

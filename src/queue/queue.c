@@ -302,10 +302,38 @@ void queue_return(struct queue *queue, uint64_t sequence, bool seen, bool counte
     queue->ready++;
     queue->leased_bytes -= page->sizes[index];
     queue->ready_bytes += page->sizes[index];
-    queue->returned_ready++;
-    if (sequence < queue->returned_first)
-        queue->returned_first = sequence;
+    if (sequence < queue->fresh) { /* else it was only held, and the cursor comes by */
+        queue->returned_ready++;
+        if (sequence < queue->returned_first)
+            queue->returned_first = sequence;
+    }
     queue_activate(queue);
+}
+
+bool queue_hold(struct queue *queue, uint64_t sequence)
+{
+    struct queue_page *page = queue->closed ? NULL : page_get(queue, page_number(sequence));
+
+    if (!page || !(page->live & ~page->leased & page_bit(sequence)))
+        return false;
+    uint32_t size = page->sizes[sequence % QUEUE_PAGE];
+    page->leased |= page_bit(sequence);
+    if (sequence < queue->fresh)
+        queue->returned_ready--;
+    if (queue->returned_ready == 0)
+        queue->returned_first = UINT64_MAX;
+    queue->ready--;
+    queue->leased++;
+    queue->ready_bytes -= size;
+    queue->leased_bytes += size;
+    return true;
+}
+
+bool queue_is_logged(const struct queue *queue, uint64_t sequence)
+{
+    const struct queue_page *page = page_get(queue, page_number(sequence));
+
+    return page && page->positions[sequence % QUEUE_PAGE] != 0;
 }
 
 /* How many sequences a resumable walk does between two looks at the clock: a page. */

@@ -178,6 +178,13 @@ void queue_settle(struct queue *queue, uint64_t sequence, enum settle_reason why
 /* seen: it goes out as redelivered from now on; counted: and its count grows. */
 void queue_return(struct queue *queue, uint64_t sequence, bool seen, bool counted);
 
+/* A ready message becomes leased, to nobody whom the queue knows, and is not seen: until it is
+ * settled or returned. False: there is none of that sequence, or it is not ready. */
+bool queue_hold(struct queue *queue, uint64_t sequence) MUST_CHECK;
+
+/* Of a leased message: is it in the log, so that what becomes of it is, too? */
+bool queue_is_logged(const struct queue *queue, uint64_t sequence);
+
 /* Settles ready messages below `end`, from the lowest on, for a slice of the turn; returns how
  * many. Done when *position (start with 0) has come to `end`. */
 uint64_t queue_purge(struct queue *queue, uint64_t end, uint64_t *position, enum settle_reason why);

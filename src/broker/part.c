@@ -1,0 +1,955 @@
+#include "broker/part.h"
+
+#include "broker/peer.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+
+#define RECORD_BYTES     4096u /* of a PREPARE; more of them add up */
+#define STEP_ITEMS_MAX   1000u
+#define STEP_PUBLISH_MAX 64u
+#define STEP_BYTES_MAX   (1u << 20)
+#define CLOCK_ITEMS      32u /* between two looks at the clock */
+
+enum part_phase { PART_COLLECTING, PART_PREPARING, PART_PREPARED, PART_ENDING, PART_ENDED };
+
+/* Held or leased sequences. */
+struct item {
+    struct hosted *hosted; /* a reference on its queue; NULL in recovery */
+    struct ledger_item what;
+    bool is_logged;
+};
+
+struct part_publish {
+    struct message *message; /* a reference */
+    size_t targets, count;
+};
+
+struct part {
+    struct transaction_id id; /* first: the key */
+    struct shard *shard;
+    enum part_phase phase;
+    struct list work_link; /* worker.parts */
+    struct list end_link;  /* ledger.ending */
+    uint32_t decider;
+    bool commits;
+    bool is_logged; /* the ledger has a record of it */
+    struct request *request;
+
+    struct part_publish *publishes;
+    size_t publish_count, publish_capacity, publish_at;
+    struct hosted **targets; /* of all publishes; references on their queues */
+    size_t target_count, target_capacity;
+    struct item *items;
+    size_t item_count, item_capacity;
+    size_t written; /* items that the ledger has */
+    size_t at;      /* items that are ended */
+    uint64_t block; /* of the END */
+};
+
+struct decision {
+    struct transaction_id id; /* first: the key */
+    uint32_t count, capacity;
+    uint32_t *shards; /* that may not know it yet */
+};
+
+/* Bytes of the disk that an END or a FORGET may take. */
+static size_t promise_bytes(void)
+{
+    return log_change_bytes(LEDGER_HEAD_BYTES_MAX);
+}
+
+/* Room for one more at the end. */
+static void *grow(void *elements, size_t count, size_t *capacity, size_t size)
+{
+    if (count < *capacity)
+        return elements;
+    *capacity = *capacity ? 2 * *capacity : 8;
+    return memory_resize(elements, *capacity, size);
+}
+
+/* ---- collecting ---- */
+
+static struct part *part_find(const struct shard *shard, struct transaction_id id)
+{
+    return map_get(&shard->ledger.parts, transaction_key(&id));
+}
+
+static struct part *part_new(struct shard *shard, struct transaction_id id)
+{
+    struct part *part = memory_new(sizeof *part);
+
+    part->id = id;
+    part->shard = shard;
+    list_init(&part->work_link);
+    list_init(&part->end_link);
+    map_put(&shard->ledger.parts, transaction_key(&part->id), part);
+    return part;
+}
+
+static void part_free(struct part *part)
+{
+    for (size_t i = part->publish_at; i < part->publish_count; i++) {
+        const struct part_publish *publish = &part->publishes[i];
+        for (size_t t = 0; t < publish->count; t++)
+            hosted_release(part->targets[publish->targets + t]);
+        message_unref(publish->message);
+    }
+    for (size_t i = part->at; i < part->item_count; i++) {
+        if (part->items[i].hosted)
+            hosted_release(part->items[i].hosted);
+    }
+    list_remove(&part->work_link);
+    list_remove(&part->end_link);
+    map_remove(&part->shard->ledger.parts, transaction_key(&part->id));
+    free(part->publishes);
+    free(part->targets);
+    free(part->items);
+    free(part);
+}
+
+struct part *part_collect(struct shard *shard, struct transaction_id id)
+{
+    struct part *part = part_find(shard, id);
+
+    if (!part)
+        part = part_new(shard, id);
+    return part->phase == PART_COLLECTING ? part : NULL;
+}
+
+void part_publish(struct part *part, struct message *message, struct catalog_queue **queues,
+                  size_t count)
+{
+    struct part_publish publish = {message_ref(message), part->target_count, 0};
+
+    for (size_t i = 0; i < count; i++) {
+        struct hosted *hosted = queues[i]->hosted;
+        if (!hosted || hosted->queue.closed)
+            continue;
+        part->targets = grow(part->targets, part->target_count, &part->target_capacity,
+                             sizeof(struct hosted *));
+        part->targets[part->target_count++] = hosted;
+        queue_ref(&hosted->queue);
+        publish.count++;
+    }
+    part->publishes = grow(part->publishes, part->publish_count, &part->publish_capacity,
+                           sizeof *part->publishes);
+    part->publishes[part->publish_count++] = publish;
+}
+
+static void add_item(struct part *part, struct hosted *hosted, uint64_t sequence,
+                     enum item_kind kind, bool is_logged)
+{
+    struct item *last = part->item_count ? &part->items[part->item_count - 1] : NULL;
+
+    if (last && part->written < part->item_count && last->hosted == hosted &&
+        last->what.kind == kind && last->is_logged == is_logged &&
+        last->what.first + last->what.count == sequence) {
+        last->what.count++;
+        return;
+    }
+    part->items = grow(part->items, part->item_count, &part->item_capacity, sizeof *part->items);
+    part->items[part->item_count++] =
+        (struct item){hosted, {hosted->queue.id, sequence, 1, (uint8_t)kind}, is_logged};
+    queue_ref(&hosted->queue);
+}
+
+_Static_assert((int)ITEM_RETURN_UNSEEN - (int)ITEM_ACCEPT == (int)OUTCOME_RETURN_UNSEEN,
+               "kinds of items follow outcomes");
+
+void part_settle(struct part *part, struct hosted *hosted, uint64_t sequence, enum outcome outcome)
+{
+    if (!hosted->queue.closed)
+        add_item(part, hosted, sequence, (enum item_kind)(ITEM_ACCEPT + outcome),
+                 queue_is_logged(&hosted->queue, sequence));
+}
+
+/* ---- into log and queues ---- */
+
+/* The queues that are still there, in an array that the caller frees; and a word on what the log
+ * needs for it. */
+static struct catalog_queue **still_there(struct part *part, const struct part_publish *publish,
+                                          size_t *count, bool *is_logged)
+{
+    struct catalog_queue **queues = memory_new((publish->count + 1) * sizeof(void *));
+
+    *count = 0;
+    *is_logged = false;
+    for (size_t i = 0; i < publish->count; i++) {
+        struct hosted *hosted = part->targets[publish->targets + i];
+        if (hosted->queue.closed)
+            continue;
+        queues[(*count)++] = hosted->named;
+        *is_logged |= hosted->queue.log && (publish->message->flags & MESSAGE_PERSISTENT);
+    }
+    return queues;
+}
+
+static size_t publish_bytes(struct part *part, const struct part_publish *publish)
+{
+    size_t count;
+    bool is_logged;
+
+    free(still_there(part, publish, &count, &is_logged));
+    return is_logged ? log_message_bytes(publish->message, count) : 0;
+}
+
+/* Enqueues the next publish; held, if it is not to happen now. What it needs of the log is in an
+ * open group. */
+static void enqueue_next(struct part *part, bool held)
+{
+    const struct part_publish *publish = &part->publishes[part->publish_at++];
+    struct failure failure;
+    size_t count;
+    bool is_logged;
+    struct catalog_queue **queues = still_there(part, publish, &count, &is_logged);
+
+    int result = shard_enqueue(part->shard, publish->message, queues, count, &is_logged, &failure);
+    ASSERT(result == 0);
+    for (size_t i = 0; i < count && held; i++) {
+        struct hosted *hosted = queues[i]->hosted;
+        uint64_t sequence = queue_sequence(&hosted->queue) - 1;
+        bool holds = queue_hold(&hosted->queue, sequence);
+        ASSERT(holds);
+        add_item(part, hosted, sequence, ITEM_PUBLISH, is_logged && hosted->queue.log);
+    }
+    for (size_t i = 0; i < publish->count; i++)
+        hosted_release(part->targets[publish->targets + i]);
+    message_unref(publish->message);
+    free(queues);
+}
+
+static void too_large(struct failure *failure)
+{
+    fail(failure, E_LIMIT, "the transaction is larger than %u bytes", LOG_GROUP_BYTES_MAX);
+}
+
+static int group_begin(struct log *log, size_t bytes, struct failure *failure)
+{
+    int result = log_group_begin(log, bytes);
+
+    if (result == E_LIMIT)
+        too_large(failure);
+    else if (result != 0)
+        storage_failure(result, failure);
+    return result;
+}
+
+/* ---- ending: what is held goes one of its two ways ---- */
+
+static void end_one(const struct item *item, bool commit)
+{
+    struct queue *queue = &item->hosted->queue;
+    uint64_t sequence = item->what.first;
+    bool is_publish = item->what.kind == ITEM_PUBLISH;
+
+    if (commit && is_publish)
+        queue_return(queue, sequence, false, false);
+    else if (commit)
+        settle_here(queue, sequence, (enum outcome)(item->what.kind - ITEM_ACCEPT));
+    else if (is_publish)
+        queue_settle(queue, sequence, SETTLE_DROPPED);
+    else
+        queue_return(queue, sequence, true, false);
+}
+
+/* All items, or until the time is over: then false. The ledger has what is left. */
+static bool end_items(struct part *part, uint64_t until_ns)
+{
+    struct loop *loop = part->shard->place.worker->loop;
+    unsigned done = 0;
+
+    for (; part->at < part->item_count; part->at++) {
+        struct item *item = &part->items[part->at];
+        for (; item->what.count > 0; item->what.first++, item->what.count--) {
+            if (++done % CLOCK_ITEMS == 0 && loop_precise_ns(loop) > until_ns)
+                return false;
+            end_one(item, part->commits);
+        }
+        hosted_release(item->hosted);
+    }
+    return true;
+}
+
+/* Publishes that were never made. */
+static bool drop_publishes(struct part *part, uint64_t until_ns)
+{
+    struct loop *loop = part->shard->place.worker->loop;
+
+    while (part->publish_at < part->publish_count) {
+        if (part->publish_at % CLOCK_ITEMS == 0 && loop_precise_ns(loop) > until_ns)
+            return false;
+        const struct part_publish *publish = &part->publishes[part->publish_at++];
+        for (size_t i = 0; i < publish->count; i++)
+            hosted_release(part->targets[publish->targets + i]);
+        message_unref(publish->message);
+    }
+    return true;
+}
+
+/* The decider may strike this shard out. */
+static void tell_applied(struct shard *shard, struct transaction_id id, uint32_t decider)
+{
+    struct place *place = decider ? worker_place(shard->place.worker, decider) : NULL;
+
+    if (!place)
+        return; /* nothing of it was durable anywhere: nobody has written a decision */
+    if (place->is_here)
+        decision_applied(shard_of(place), id, shard->number);
+    else
+        peer_tell_applied(peer_of(place), id, decider, shard->number);
+}
+
+/* It is over, and durably so, unless the log has failed: then the decider keeps what it knows, and
+ * the next start asks it. */
+static void part_over(struct part *part, bool is_durable)
+{
+    if (part->commits && is_durable)
+        tell_applied(part->shard, part->id, part->decider);
+    part_free(part);
+}
+
+static void write_end(struct part *part)
+{
+    struct shard *shard = part->shard;
+    uint8_t bytes[LEDGER_HEAD_BYTES_MAX];
+    struct writer w = writer_of(bytes, sizeof bytes);
+
+    ledger_write_head(&w, LEDGER_END, part->id, 0);
+    log_append_promised(shard->log, LEDGER_ID, slice_of(bytes, writer_size(&w)), promise_bytes());
+    shard->ledger.is_dirty = true;
+    shard->ledger.prepared--;
+    part->phase = PART_ENDED;
+    part->block = log_block_last(shard->log);
+    list_append(&shard->ledger.ending, &part->end_link);
+}
+
+/* True: nothing more to do for it now. */
+static bool end_slice(struct part *part, uint64_t until_ns)
+{
+    if (!drop_publishes(part, until_ns) || !end_items(part, until_ns))
+        return false;
+    list_remove(&part->work_link);
+    if (!part->is_logged) {
+        part_over(part, true);
+        return true;
+    }
+    write_end(part);
+    if (log_is_failed(part->shard->log))
+        part_over(part, false);
+    return true;
+}
+
+static void work_on(struct part *part, enum part_phase phase)
+{
+    struct worker *worker = part->shard->place.worker;
+
+    part->phase = phase;
+    list_append(&worker->parts, &part->work_link);
+    loop_defer(worker->loop, &worker->work, LOOP_DISPATCH);
+}
+
+static void end_begin(struct part *part, bool commit)
+{
+    part->commits = commit;
+    work_on(part, PART_ENDING);
+}
+
+void part_drop(struct shard *shard, struct transaction_id id)
+{
+    struct part *part = part_find(shard, id);
+
+    if (part && part->phase == PART_COLLECTING)
+        end_begin(part, false);
+}
+
+void part_end(struct shard *shard, struct transaction_id id, uint32_t decider, bool commit)
+{
+    struct part *part = part_find(shard, id);
+
+    if (part && part->phase == PART_PREPARED) {
+        part->decider = decider;
+        end_begin(part, commit);
+    } else if (!part && commit) {
+        tell_applied(shard, id, decider);
+    }
+}
+
+/* ---- alone ---- */
+
+static size_t alone_bytes(struct part *part)
+{
+    size_t bytes = 0;
+
+    for (size_t i = 0; i < part->publish_count; i++)
+        bytes += publish_bytes(part, &part->publishes[i]);
+    for (size_t i = 0; i < part->item_count; i++)
+        bytes += part->items[i].is_logged ? part->items[i].what.count * PART_SETTLE_BYTES_MAX : 0;
+    return bytes;
+}
+
+void part_do_alone(struct part *part, struct request *request)
+{
+    struct shard *shard = part->shard;
+    size_t bytes = alone_bytes(part);
+
+    if (bytes > 0 && group_begin(shard->log, bytes, &request->failure) != 0) {
+        end_begin(part, false);
+        return;
+    }
+    while (part->publish_at < part->publish_count)
+        enqueue_next(part, false);
+    part->commits = true;
+    bool all = end_items(part, UINT64_MAX);
+    ASSERT(all);
+    if (bytes > 0) {
+        log_group_end(shard->log);
+        request_wait(request, &shard->place.line, log_block_last(shard->log));
+    }
+    part_free(part);
+}
+
+/* ---- preparing ---- */
+
+/* What records of so many bytes of items take of a group, with the promise. */
+static size_t group_bytes(size_t item_bytes)
+{
+    size_t records =
+        item_bytes / (RECORD_BYTES - LEDGER_HEAD_BYTES_MAX - LEDGER_ITEM_BYTES_MAX) + 1;
+
+    return item_bytes + records * log_change_bytes(LEDGER_HEAD_BYTES_MAX) + promise_bytes();
+}
+
+static void append_prepare(struct part *part, const struct writer *w)
+{
+    struct ledger *ledger = &part->shard->ledger;
+    size_t promise = part->is_logged ? 0 : promise_bytes();
+
+    ASSERT(!w->failed);
+    int result =
+        log_append_change(part->shard->log, LEDGER_ID, slice_of(w->start, writer_size(w)), promise);
+    ASSERT(result == 0); /* in a group */
+    ledger->prepared += !part->is_logged;
+    ledger->is_dirty = true;
+    part->is_logged = true;
+}
+
+/* The next items up to this one become records. In a group. */
+static void write_items(struct part *part, size_t end)
+{
+    uint8_t bytes[RECORD_BYTES];
+    struct writer w = writer_of(bytes, sizeof bytes);
+    size_t count = 0;
+
+    for (; part->written < end; part->written++) {
+        const struct item *item = &part->items[part->written];
+        if (!item->is_logged)
+            continue;
+        if (count > 0 && (size_t)(w.end - w.at) < LEDGER_ITEM_BYTES_MAX) {
+            append_prepare(part, &w);
+            w = writer_of(bytes, sizeof bytes);
+            count = 0;
+        }
+        if (count++ == 0)
+            ledger_write_head(&w, LEDGER_PREPARE, part->id, part->decider);
+        ledger_write_item(&w, &item->what);
+    }
+    if (count > 0)
+        append_prepare(part, &w);
+}
+
+static int write_some_items(struct part *part, struct failure *failure)
+{
+    size_t end = part->written, logged = 0;
+
+    while (end < part->item_count && logged < STEP_ITEMS_MAX)
+        logged += part->items[end++].is_logged;
+    if (logged == 0) {
+        part->written = end;
+        return 0;
+    }
+    int result =
+        group_begin(part->shard->log, group_bytes(logged * LEDGER_ITEM_BYTES_MAX), failure);
+    if (result != 0)
+        return result;
+    write_items(part, end);
+    log_group_end(part->shard->log);
+    return 0;
+}
+
+static int publish_some(struct part *part, struct failure *failure)
+{
+    size_t end = part->publish_at, bytes = 0, item_bytes = 0;
+
+    while (end < part->publish_count && end - part->publish_at < STEP_PUBLISH_MAX) {
+        size_t more = publish_bytes(part, &part->publishes[end]);
+        if (bytes > 0 && bytes + more > STEP_BYTES_MAX)
+            break;
+        bytes += more;
+        item_bytes += part->publishes[end].count * LEDGER_ITEM_BYTES_MAX;
+        end++;
+    }
+    if (bytes > 0) {
+        int result = group_begin(part->shard->log, bytes + group_bytes(item_bytes), failure);
+        if (result != 0)
+            return result;
+    }
+    while (part->publish_at < end)
+        enqueue_next(part, true);
+    write_items(part, part->item_count);
+    if (bytes > 0)
+        log_group_end(part->shard->log);
+    return 0;
+}
+
+/* The request goes on; the part may be gone by then. */
+static void prepare_over(struct part *part)
+{
+    struct shard *shard = part->shard;
+    struct request *request = part->request;
+
+    part->request = NULL;
+    if (request->failure.code != 0)
+        end_begin(part, false);
+    else if (part->is_logged)
+        request_wait(request, &shard->place.line, log_block_last(shard->log));
+    request_go_on(request);
+}
+
+static bool prepare_slice(struct part *part, uint64_t until_ns)
+{
+    struct loop *loop = part->shard->place.worker->loop;
+    struct failure *failure = &part->request->failure;
+
+    while (failure->code == 0) {
+        if (part->written < part->item_count)
+            failure->code = write_some_items(part, failure);
+        else if (part->publish_at < part->publish_count)
+            failure->code = publish_some(part, failure);
+        else
+            break;
+        if (loop_precise_ns(loop) > until_ns)
+            return false;
+    }
+    list_remove(&part->work_link);
+    part->phase = PART_PREPARED;
+    prepare_over(part);
+    return true;
+}
+
+void part_prepare(struct part *part, uint32_t decider, struct request *request)
+{
+    ASSERT(part->phase == PART_COLLECTING);
+    part->decider = decider;
+    part->request = request;
+    if (part->shard->ledger.prepared >= PARTS_MAX) {
+        fail(&request->failure, E_LIMIT, "%u transactions over several shards are under way",
+             PARTS_MAX);
+        prepare_over(part);
+        return;
+    }
+    work_on(part, PART_PREPARING);
+}
+
+bool parts_slice(struct worker *worker)
+{
+    bool done = true;
+
+    LIST_EACH (&worker->parts, link) {
+        struct part *part = CONTAINER_OF(link, struct part, work_link);
+        uint64_t until_ns = loop_precise_ns(worker->loop) + TURN_SLICE_NS;
+        done = (part->phase == PART_PREPARING ? prepare_slice(part, until_ns)
+                                              : end_slice(part, until_ns)) &&
+               done;
+    }
+    return done && list_empty(&worker->parts);
+}
+
+/* ---- decisions ---- */
+
+static struct decision *decision_find(const struct shard *shard, struct transaction_id id)
+{
+    return map_get(&shard->ledger.decisions, transaction_key(&id));
+}
+
+static void decision_add(struct shard *shard, struct transaction_id id, const uint32_t *shards,
+                         size_t count)
+{
+    struct decision *decision = memory_new(sizeof *decision);
+
+    decision->id = id;
+    decision->count = (uint32_t)count;
+    decision->shards = memory_new((count + 1) * sizeof *shards);
+    memcpy(decision->shards, shards, count * sizeof *shards);
+    map_put(&shard->ledger.decisions, transaction_key(&decision->id), decision);
+}
+
+static void decision_free(struct shard *shard, struct decision *decision)
+{
+    map_remove(&shard->ledger.decisions, transaction_key(&decision->id));
+    free(decision->shards);
+    free(decision);
+}
+
+int decision_make(struct shard *shard, struct transaction_id id, const uint32_t *shards,
+                  size_t count, struct request *request)
+{
+    size_t size = LEDGER_HEAD_BYTES_MAX + count * VARINT_SIZE_MAX;
+    struct failure *failure = &request->failure;
+
+    if (map_count(&shard->ledger.decisions) >= DECISIONS_MAX)
+        return fail(failure, E_LIMIT, "%u transactions over several shards are under way",
+                    DECISIONS_MAX);
+    uint8_t *bytes = memory_new(size);
+    struct writer w = writer_of(bytes, size);
+    ledger_write_head(&w, LEDGER_DECIDE, id, 0);
+    for (size_t i = 0; i < count; i++)
+        write_varint(&w, shards[i]);
+    int result =
+        log_append_change(shard->log, LEDGER_ID, slice_of(bytes, writer_size(&w)), promise_bytes());
+    free(bytes);
+    if (result != 0)
+        return storage_failure(result, failure);
+    shard->ledger.is_dirty = true;
+    decision_add(shard, id, shards, count);
+    request_wait(request, &shard->place.line, log_block_last(shard->log));
+    return 0;
+}
+
+void decision_applied(struct shard *shard, struct transaction_id id, uint32_t by)
+{
+    struct decision *decision = decision_find(shard, id);
+    uint8_t bytes[LEDGER_HEAD_BYTES_MAX];
+    struct writer w = writer_of(bytes, sizeof bytes);
+
+    if (!decision)
+        return;
+    for (uint32_t i = 0; i < decision->count; i++) {
+        if (decision->shards[i] == by)
+            decision->shards[i] = decision->shards[--decision->count];
+    }
+    shard->ledger.is_dirty = true;
+    if (decision->count > 0)
+        return;
+    ledger_write_head(&w, LEDGER_FORGET, id, 0);
+    log_append_promised(shard->log, LEDGER_ID, slice_of(bytes, writer_size(&w)), promise_bytes());
+    decision_free(shard, decision);
+}
+
+/* ---- the ledger as a whole ---- */
+
+void ledger_init(struct shard *shard)
+{
+    struct loop *loop = shard->place.worker->loop;
+
+    map_init_bytes(&shard->ledger.parts, loop_random(loop));
+    map_init_bytes(&shard->ledger.decisions, loop_random(loop));
+    list_init(&shard->ledger.ending);
+}
+
+void ledger_fini(struct shard *shard)
+{
+    struct map_cursor parts = {0}, decisions = {0};
+
+    for (struct part *part; (part = map_next(&shard->ledger.parts, &parts));)
+        part_free(part);
+    for (struct decision *d; (d = map_next(&shard->ledger.decisions, &decisions));)
+        decision_free(shard, d);
+    map_fini(&shard->ledger.parts);
+    map_fini(&shard->ledger.decisions);
+}
+
+void ledger_durable(struct shard *shard, uint64_t block)
+{
+    for (struct list *link; (link = list_first(&shard->ledger.ending));) {
+        struct part *part = CONTAINER_OF(link, struct part, end_link);
+        if (part->block > block)
+            break;
+        part_over(part, true);
+    }
+}
+
+void ledger_failed(struct shard *shard)
+{
+    for (struct list *link; (link = list_first(&shard->ledger.ending));)
+        part_over(CONTAINER_OF(link, struct part, end_link), false);
+}
+
+bool ledger_is_quiet(const struct shard *shard)
+{
+    struct map_cursor cursor = {0};
+
+    for (const struct part *part; (part = map_next(&shard->ledger.parts, &cursor));) {
+        if (part->phase == PART_ENDING || part->phase == PART_ENDED)
+            return false;
+    }
+    return true;
+}
+
+/* ---- its state ---- */
+
+struct growing {
+    uint8_t *bytes;
+    size_t size, capacity;
+};
+
+static struct writer growing_writer(struct growing *g, size_t room)
+{
+    if (g->capacity - g->size < room) {
+        g->capacity = 2 * g->capacity + room;
+        g->bytes = memory_resize(g->bytes, g->capacity, 1);
+    }
+    return writer_of(g->bytes + g->size, room);
+}
+
+/* A record that was written behind a gap, and the gap becomes its size. */
+static void close_record(struct growing *g, const struct writer *w)
+{
+    uint8_t bytes[VARINT_SIZE_MAX];
+    struct writer size = writer_of(bytes, sizeof bytes);
+    size_t record = writer_size(w) - VARINT_SIZE_MAX;
+
+    ASSERT(!w->failed);
+    write_varint(&size, record);
+    memmove(w->start + writer_size(&size), w->start + VARINT_SIZE_MAX, record);
+    memcpy(w->start, bytes, writer_size(&size));
+    g->size += writer_size(&size) + record;
+}
+
+static void put_part(struct growing *g, const struct part *part)
+{
+    size_t room = VARINT_SIZE_MAX + LEDGER_HEAD_BYTES_MAX +
+                  (part->item_count - part->at) * LEDGER_ITEM_BYTES_MAX;
+    struct writer w = growing_writer(g, room);
+
+    if (!part->is_logged || part->phase == PART_ENDED)
+        return;
+    writer_take(&w, VARINT_SIZE_MAX);
+    ledger_write_head(&w, LEDGER_PREPARE, part->id, part->decider);
+    for (size_t i = part->at; i < part->item_count; i++) {
+        const struct item *item = &part->items[i];
+        if (item->is_logged && item->what.count > 0)
+            ledger_write_item(&w, &item->what);
+    }
+    close_record(g, &w);
+}
+
+static void put_decision(struct growing *g, const struct decision *decision)
+{
+    size_t room =
+        VARINT_SIZE_MAX + LEDGER_HEAD_BYTES_MAX + decision->count * (size_t)VARINT_SIZE_MAX;
+    struct writer w = growing_writer(g, room);
+
+    writer_take(&w, VARINT_SIZE_MAX);
+    ledger_write_head(&w, LEDGER_DECIDE, decision->id, 0);
+    for (uint32_t i = 0; i < decision->count; i++)
+        write_varint(&w, decision->shards[i]);
+    close_record(g, &w);
+}
+
+void ledger_write_state(struct shard *shard)
+{
+    struct growing g = {0};
+    struct map_cursor parts = {0}, decisions = {0};
+
+    struct writer w = growing_writer(&g, 1);
+    write_u8(&w, LEDGER_STATE_VERSION);
+    g.size = 1;
+    for (const struct part *part; (part = map_next(&shard->ledger.parts, &parts));)
+        put_part(&g, part);
+    for (const struct decision *d; (d = map_next(&shard->ledger.decisions, &decisions));)
+        put_decision(&g, d);
+    size_t at = 0;
+    do {
+        size_t size = g.size - at < LOG_STATE_MAX ? g.size - at : LOG_STATE_MAX;
+        log_append_state(shard->log, LEDGER_ID, slice_of(g.bytes + at, size), at + size < g.size);
+        at += size;
+    } while (at < g.size);
+    free(g.bytes);
+    shard->ledger.is_dirty = false;
+}
+
+/* ---- recovery ---- */
+
+static void recover_items(struct part *part, struct slice rest)
+{
+    struct ledger_item what;
+
+    while (ledger_item_next(&rest, &what)) {
+        part->items =
+            grow(part->items, part->item_count, &part->item_capacity, sizeof *part->items);
+        part->items[part->item_count++] = (struct item){NULL, what, true};
+    }
+}
+
+static void recover_shards(struct shard *shard, const struct ledger_record *record)
+{
+    struct slice rest = record->rest;
+    size_t count = 0;
+    uint32_t number;
+
+    if (decision_find(shard, record->id))
+        return;
+    uint32_t *shards = memory_new((rest.size + 1) * sizeof *shards);
+    while (ledger_shard_next(&rest, &number))
+        shards[count++] = number;
+    decision_add(shard, record->id, shards, count);
+    free(shards);
+}
+
+static void recover_record(struct shard *shard, const struct ledger_record *record)
+{
+    struct part *part = part_find(shard, record->id);
+    struct decision *decision = decision_find(shard, record->id);
+
+    switch (record->kind) {
+    case LEDGER_PREPARE:
+        if (!part)
+            part = part_new(shard, record->id);
+        part->decider = record->decider;
+        recover_items(part, record->rest);
+        break;
+    case LEDGER_END:
+        if (part)
+            part_free(part);
+        break;
+    case LEDGER_DECIDE:
+        recover_shards(shard, record);
+        break;
+    case LEDGER_FORGET:
+        if (decision)
+            decision_free(shard, decision);
+        break;
+    }
+    shard->ledger.is_dirty = true; /* the next checkpoint may end the replay of this */
+}
+
+int ledger_recover_change(struct shard *shard, struct slice change)
+{
+    struct ledger_record record;
+
+    int result = ledger_record_decode(change, &record);
+    if (result == 0)
+        recover_record(shard, &record);
+    return result;
+}
+
+int ledger_recover_state(struct shard *shard, struct slice state)
+{
+    struct ledger_record record;
+    size_t at = 0;
+    int result;
+
+    while ((result = ledger_state_next(state, &at, &record)) == 1)
+        recover_record(shard, &record);
+    return result;
+}
+
+/* What is still there of an item is held again. */
+static void hold_again(struct part *part, const struct ledger_item *what)
+{
+    struct queue *queue = worker_logged_queue(part->shard->place.worker, what->queue);
+
+    if (!queue || queue->log != part->shard->log)
+        return;
+    for (uint64_t i = 0; i < what->count && what->first + i < queue->next; i++) {
+        if (queue_hold(queue, what->first + i))
+            add_item(part, hosted_of(queue), what->first + i, (enum item_kind)what->kind, true);
+    }
+}
+
+static void recover_part(struct part *part)
+{
+    struct item *told = part->items;
+    size_t count = part->item_count;
+
+    part->items = NULL;
+    part->item_count = part->item_capacity = 0;
+    for (size_t i = 0; i < count; i++)
+        hold_again(part, &told[i].what);
+    free(told);
+    part->written = part->item_count;
+    part->phase = PART_PREPARED;
+    part->is_logged = true;
+}
+
+void ledger_recover_end(struct shard *shard)
+{
+    struct ledger *ledger = &shard->ledger;
+    struct map_cursor cursor = {0};
+
+    for (struct part *part; (part = map_next(&ledger->parts, &cursor));) {
+        recover_part(part);
+        ledger->prepared++;
+    }
+    size_t promises = map_count(&ledger->parts) + map_count(&ledger->decisions);
+    log_promise(shard->log, promises * promise_bytes());
+    if (promises > 0)
+        log_info(shard->place.worker->logger, "recovery",
+                 "shard %u: %zu transactions in doubt, %zu decided and perhaps not known to all",
+                 shard->number, map_count(&ledger->parts), map_count(&ledger->decisions));
+}
+
+/* To where a shard is: what was decided, or the question for it. */
+static void tell_decision(struct shard *decider, struct transaction_id id, uint32_t to)
+{
+    struct place *place = worker_place(decider->place.worker, to);
+
+    if (!place)
+        return;
+    if (place->is_here)
+        part_end(shard_of(place), id, decider->number, true);
+    else
+        peer_part_end(peer_of(place), id, to, decider->number, true);
+}
+
+static void ask_decision(struct part *part)
+{
+    struct shard *shard = part->shard;
+    struct place *place = worker_place(shard->place.worker, part->decider);
+
+    if (!place)
+        return;
+    if (place->is_here)
+        ledger_answer(shard_of(place), part->id, shard->number);
+    else
+        peer_ask_decision(peer_of(place), part->id, part->decider, shard->number);
+}
+
+void ledger_answer(struct shard *decider, struct transaction_id id, uint32_t asker)
+{
+    bool commit = decision_find(decider, id) != NULL;
+    struct place *place = worker_place(decider->place.worker, asker);
+
+    if (!place)
+        return;
+    if (place->is_here)
+        part_end(shard_of(place), id, decider->number, commit);
+    else
+        peer_part_end(peer_of(place), id, asker, decider->number, commit);
+}
+
+/* Telling may end parts and decisions, which others than those at hand are not touched by. */
+static void resolve(struct shard *shard)
+{
+    struct map_cursor parts = {0}, decisions = {0};
+
+    for (struct decision *d; (d = map_next(&shard->ledger.decisions, &decisions));) {
+        struct transaction_id id = d->id;
+        uint32_t count = d->count, *shards = memory_new((count + 1) * sizeof *shards);
+        memcpy(shards, d->shards, count * sizeof *shards);
+        for (uint32_t i = 0; i < count; i++)
+            tell_decision(shard, id, shards[i]);
+        free(shards);
+    }
+    for (struct part *part; (part = map_next(&shard->ledger.parts, &parts));) {
+        if (part->phase == PART_PREPARED)
+            ask_decision(part);
+    }
+}
+
+void ledgers_resolve(struct worker *worker)
+{
+    for (unsigned i = 0; i < worker->shard_count; i++)
+        resolve(worker->shards[i]);
+}

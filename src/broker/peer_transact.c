@@ -1,0 +1,225 @@
+/* Peers, parts of transactions: both sides. */
+#include "broker/part.h"
+#include "broker/peer.h"
+
+#include <stdlib.h>
+
+/* ---- writing ---- */
+
+void peer_part_publish(struct peer *peer, const struct letter_part *part,
+                       const struct message *message, struct catalog_queue **queues, size_t count)
+{
+    size_t bytes = letter_message_bytes(message);
+    struct letter_part_publish *letter =
+        peer_write(peer, LETTER_PART_PUBLISH, sizeof *letter + count * sizeof(uint64_t) + bytes);
+    uint64_t *ids = (uint64_t *)(letter + 1);
+
+    letter->part = *part;
+    letter->queues = (uint32_t)count;
+    for (size_t i = 0; i < count; i++)
+        ids[i] = queues[i]->id;
+    letter_put_message(&letter->message, message, (uint8_t *)(ids + count));
+}
+
+static bool same_part(const struct letter_part *a, const struct letter_part *b)
+{
+    return a->id.start == b->id.start && a->id.number == b->id.number && a->shard == b->shard;
+}
+
+void peer_part_settle(struct peer *peer, const struct letter_part *part, const struct lease *lease,
+                      enum outcome outcome)
+{
+    struct letter_part_settle *letter = peer_last(peer, LETTER_PART_SETTLE);
+
+    if (letter && same_part(&letter->part, part) && letter->queue == lease->queue->id &&
+        letter->outcome == outcome && letter->last + 1 == lease->sequence) {
+        letter->last++;
+        return;
+    }
+    letter = peer_write(peer, LETTER_PART_SETTLE, sizeof *letter);
+    *letter = (struct letter_part_settle){*part, outcome, lease->queue->id, lease->sequence,
+                                          lease->sequence};
+}
+
+void peer_part_drop(struct peer *peer, const struct letter_part *part)
+{
+    *(struct letter_part *)peer_write(peer, LETTER_PART_DROP, sizeof *part) = *part;
+}
+
+void peer_part_ask(struct request *request, struct peer *peer, const struct letter_part *part,
+                   bool alone, uint32_t decider)
+{
+    struct letter_ask_part *letter = peer_ask(peer, LETTER_ASK_PART, sizeof *letter, request, 0);
+
+    letter->part = *part;
+    letter->alone = alone;
+    letter->decider = decider;
+}
+
+void peer_decide(struct request *request, struct peer *peer, const struct letter_part *decider,
+                 const uint32_t *shards, size_t count)
+{
+    struct letter_ask_decision *letter =
+        peer_ask(peer, LETTER_ASK_DECISION, sizeof *letter + count * sizeof *shards, request, 0);
+
+    letter->part = *decider;
+    letter->count = (uint32_t)count;
+    memcpy(letter + 1, shards, count * sizeof *shards);
+}
+
+void peer_part_end(struct peer *peer, struct transaction_id id, uint32_t shard, uint32_t decider,
+                   bool commit)
+{
+    struct letter_part_end *letter = peer_write(peer, LETTER_PART_END, sizeof *letter);
+
+    *letter = (struct letter_part_end){{id, shard}, decider, commit};
+}
+
+static void tell_decider(struct peer *peer, enum letter kind, struct transaction_id id,
+                         uint32_t decider, uint32_t participant)
+{
+    struct letter_part_about *letter = peer_write(peer, kind, sizeof *letter);
+
+    *letter = (struct letter_part_about){{id, decider}, participant};
+}
+
+void peer_tell_applied(struct peer *peer, struct transaction_id id, uint32_t decider,
+                       uint32_t participant)
+{
+    tell_decider(peer, LETTER_PART_APPLIED, id, decider, participant);
+}
+
+void peer_ask_decision(struct peer *peer, struct transaction_id id, uint32_t decider,
+                       uint32_t participant)
+{
+    tell_decider(peer, LETTER_PART_DOUBT, id, decider, participant);
+}
+
+/* ---- reading ---- */
+
+/* NULL: it is not here, since directories of shards were taken away; then nobody can know. */
+static struct shard *shard_here(const struct peer *peer, uint32_t number)
+{
+    struct place *place = worker_place(peer->place.worker, number);
+
+    return place && place->is_here ? shard_of(place) : NULL;
+}
+
+static void publish(struct peer *peer, const struct letter_part_publish *letter)
+{
+    struct worker *worker = peer->place.worker;
+    const uint64_t *ids = (const uint64_t *)(letter + 1);
+    struct message *message = letter_take_message(
+        &letter->message, (const uint8_t *)(ids + letter->queues), &worker->messages);
+    struct catalog_queue **queues = memory_new((letter->queues + 1) * sizeof(void *));
+    struct part *part = part_collect(shard_here(peer, letter->part.shard), letter->part.id);
+    size_t count = 0;
+
+    ASSERT(message && part); /* without limit; from ourselves */
+    for (uint32_t i = 0; i < letter->queues; i++) {
+        struct catalog_queue *queue = catalog_queue_by_id(&worker->catalog, ids[i]);
+        if (queue && queue->hosted)
+            queues[count++] = queue;
+    }
+    part_publish(part, message, queues, count);
+    free(queues);
+    message_unref(message);
+}
+
+static void settle(struct peer *peer, const struct letter_part_settle *letter)
+{
+    const struct catalog_queue *queue =
+        catalog_queue_by_id(&peer->place.worker->catalog, letter->queue);
+    struct part *part = part_collect(shard_here(peer, letter->part.shard), letter->part.id);
+
+    ASSERT(part);
+    if (!queue || !queue->hosted)
+        return;
+    for (uint64_t sequence = letter->first; sequence <= letter->last; sequence++)
+        part_settle(part, queue->hosted, sequence, (enum outcome)letter->outcome);
+}
+
+static void begin(struct peer *peer, const struct letter_ask_part *letter)
+{
+    struct request *request = asked_begin(peer, &letter->ask);
+    struct part *part = part_collect(shard_here(peer, letter->part.shard), letter->part.id);
+
+    ASSERT(part);
+    if (letter->alone) {
+        part_do_alone(part, request);
+        asked_end(request, DONE);
+    } else {
+        part_prepare(part, letter->decider, request);
+    }
+}
+
+/* Where waiting for it has failed, the decision may be on disk, or not. */
+static int decided(struct request *request)
+{
+    if (request->failure.code != 0)
+        request->failure.code = E_TIMEOUT;
+    return DONE;
+}
+
+static void decide(struct peer *peer, const struct letter_ask_decision *letter)
+{
+    struct request *request = asked_begin(peer, &letter->ask);
+    struct shard *shard = shard_here(peer, letter->part.shard);
+
+    int result = decision_make(shard, letter->part.id, (const uint32_t *)(letter + 1),
+                               letter->count, request);
+    if (result == 0)
+        request->next = decided;
+    asked_end(request, DONE);
+}
+
+static void end(struct peer *peer, const struct letter_part_end *letter)
+{
+    struct shard *shard = shard_here(peer, letter->part.shard);
+
+    if (shard)
+        part_end(shard, letter->part.id, letter->decider, letter->commit);
+}
+
+bool peer_part_received(struct peer *peer, unsigned kind, struct slice letter)
+{
+    const void *data = letter.data;
+    const struct letter_part *part = data;
+    const struct letter_part_about *about = data;
+    bool is_closing = peer->place.worker->is_closing; /* the next start goes on with it */
+    struct shard *shard;
+
+    switch (kind) {
+    case LETTER_PART_PUBLISH:
+        publish(peer, data);
+        return true;
+    case LETTER_PART_SETTLE:
+        settle(peer, data);
+        return true;
+    case LETTER_PART_DROP:
+        part_drop(shard_here(peer, part->shard), part->id);
+        return true;
+    case LETTER_ASK_PART:
+        begin(peer, data);
+        return true;
+    case LETTER_ASK_DECISION:
+        decide(peer, data);
+        return true;
+    case LETTER_PART_END:
+        if (!is_closing)
+            end(peer, data);
+        return true;
+    case LETTER_PART_APPLIED:
+        shard = shard_here(peer, about->decider.shard);
+        if (shard && !is_closing)
+            decision_applied(shard, about->decider.id, about->participant);
+        return true;
+    case LETTER_PART_DOUBT:
+        shard = shard_here(peer, about->decider.shard);
+        if (shard && !is_closing)
+            ledger_answer(shard, about->decider.id, about->participant);
+        return true;
+    default:
+        return false;
+    }
+}
