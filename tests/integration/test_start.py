@@ -81,7 +81,7 @@ def test_the_directory_cannot_be_made(own_broker):
 def test_metadata_of_another_version(own_broker):
     broker = own_broker()
     broker.stop()
-    path = os.path.join(broker.data, "meta")
+    path = os.path.join(broker.data, "shard-1", "meta")
     with open(path, "rb") as file:
         before = file.read()
     changed = before[:7] + b"9" + before[8:]
