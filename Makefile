@@ -5,7 +5,7 @@ BUILD = build
 JOBS = $(shell nproc)
 CHECKOUT = $(CURDIR)
 
-.PHONY: all build run test check soak asan tsan clang fuzz bench bench-peers format clean
+.PHONY: all build run test check soak asan tsan clang fuzz bench bench-peers bench-disturb format clean
 
 all: build
 
@@ -58,6 +58,9 @@ bench: build
 bench-peers: build
 	@tools/install-packages peers
 	@bench/peers
+
+bench-disturb: build
+	@bench/disturb
 
 format:
 	@clang-format -i $$(git ls-files '*.c' '*.h')

@@ -57,10 +57,11 @@ struct worker {
     uint64_t memory_told;
     bool disk_is_low;
     struct timer watch;
+    uint64_t long_turns_told;
 
     struct remembered remembered;
-    struct list logins;        /* being verified by a helper */
-    struct list login_waiters; /* all helpers are busy */
+    struct list logins;        /* the one that is being verified by a helper */
+    struct list login_waiters; /* those behind it */
 
     struct cooling *cooling;
     struct route_result routed;

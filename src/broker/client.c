@@ -253,6 +253,7 @@ static bool listed(const char *list, struct slice name)
 }
 
 static void login_next(struct worker *worker);
+static void login_over(struct login *login);
 
 static void logged_in(struct client *client, const struct user *user)
 {
@@ -277,16 +278,17 @@ static void login_done(struct job *job)
                            loop_now_ns(client->worker->loop));
     }
     list_remove(&login->link);
+    login_over(login);
     login_next(client->worker);
-    request_complete(request);
-    free(login);
 }
 
-/* Logins that found all helpers busy wait for the next that comes free. */
+/* One is hashed at a time, and what the others wait for is often just this one: a program's many
+ * connections log in with the same password. */
 static void login_start(struct worker *worker, struct login *login)
 {
-    login->hash.job = (struct job){.loop = worker->loop, .work = password_work, .done = login_done};
-    bool waits = loop_help(worker->loop, &login->hash.job) != 0;
+    login->hash.job = (struct job){
+        .loop = worker->loop, .work = password_work, .done = login_done, .is_long = true};
+    bool waits = !list_empty(&worker->logins) || loop_help(worker->loop, &login->hash.job) != 0;
     list_append(waits ? &worker->login_waiters : &worker->logins, &login->link);
 }
 
@@ -299,12 +301,41 @@ void logins_free(struct worker *worker)
         free(CONTAINER_OF(link, struct login, link));
 }
 
+static void login_over(struct login *login)
+{
+    struct request *request = login->request;
+
+    explicit_bzero(login->hash.password, sizeof login->hash.password);
+    free(login);
+    request_complete(request);
+}
+
+/* Those who wait need no hashing when they have gone, or their password has been verified since. */
+static bool login_is_over(struct worker *worker, struct login *login)
+{
+    struct client *client = login->request->client;
+    const struct user *user = catalog_user(&worker->catalog, slice_text(login->user));
+
+    if (client->closed)
+        return true;
+    if (!user || strcmp(user->hash, login->hash.hash) != 0 || !login->has_digest ||
+        !remembered_has(&worker->remembered, login->digest, loop_now_ns(worker->loop)))
+        return false;
+    logged_in(client, user);
+    return true;
+}
+
 static void login_next(struct worker *worker)
 {
-    struct list *link = list_take_first(&worker->login_waiters);
+    struct list *link;
 
-    if (link)
-        login_start(worker, CONTAINER_OF(link, struct login, link));
+    while (list_empty(&worker->logins) && (link = list_take_first(&worker->login_waiters))) {
+        struct login *login = CONTAINER_OF(link, struct login, link);
+        if (login_is_over(worker, login))
+            login_over(login);
+        else
+            login_start(worker, login);
+    }
 }
 
 int broker_login(struct client *client, struct request *request, struct slice name,

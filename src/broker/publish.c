@@ -2,6 +2,7 @@
 #include "broker/broker_private.h"
 #include "broker/peer.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <xxhash.h>
 
@@ -671,6 +672,19 @@ static void tell_flow(struct worker *worker)
     }
 }
 
+static void tell_long_turns(struct worker *worker)
+{
+    uint64_t count = loop_statistics(worker->loop)->long_turns;
+    uint64_t longest_ns = loop_longest_turn_ns(worker->loop);
+
+    if (count > worker->long_turns_told)
+        log_debug(worker->logger, "loop",
+                  "%" PRIu64 " turns longer than %u ms, the longest took %.1f ms",
+                  count - worker->long_turns_told, (unsigned)(TURN_LONG_NS / NANOSECONDS_PER_MS),
+                  (double)longest_ns / NANOSECONDS_PER_MS);
+    worker->long_turns_told = count;
+}
+
 /* Every 100 ms, and when the log has room again. */
 void worker_watch(struct timer *timer)
 {
@@ -680,6 +694,7 @@ void worker_watch(struct timer *timer)
         worker->options.disk_low_bytes && worker->shard_count > 0 &&
         store_bytes_free(worker->shards[0]->store) < worker->options.disk_low_bytes;
     worker_flow_changed(worker);
+    tell_long_turns(worker);
     peers_status(worker);
     peers_return_credit(worker);
     if (worker->messages.used > worker->options.hot_bytes_max)

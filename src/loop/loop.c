@@ -81,6 +81,14 @@ void loop_stop(struct loop *loop)
     loop->functions->wake(loop);
 }
 
+uint64_t loop_longest_turn_ns(struct loop *loop)
+{
+    uint64_t longest_ns = loop->longest_turn_ns;
+
+    loop->longest_turn_ns = 0;
+    return longest_ns;
+}
+
 /* ---- turns ---- */
 
 void loop_turn_begin(struct loop *loop, uint64_t now_ns, uint64_t wall_ms)
@@ -128,6 +136,8 @@ void loop_turn_end(struct loop *loop)
         statistics->long_turns++;
     if (spent > statistics->longest_turn_ns)
         statistics->longest_turn_ns = spent;
+    if (spent > loop->longest_turn_ns)
+        loop->longest_turn_ns = spent;
 }
 
 /* ---- tasks ---- */

@@ -48,6 +48,10 @@ struct loop_statistics {
 
 const struct loop_statistics *loop_statistics(const struct loop *loop);
 
+/* How long the longest turn since the last call took; 0: there was none. For one who looks
+ * regularly. */
+uint64_t loop_longest_turn_ns(struct loop *loop);
+
 /* Runs turns until loop_stop(). The real one handles no signals: main does. */
 void loop_run(struct loop *loop);
 void loop_stop(struct loop *loop);
@@ -109,6 +113,7 @@ struct job {
     struct loop *loop;
     void (*work)(struct job *job); /* on a helper: touches nothing but what the job owns */
     void (*done)(struct job *job); /* on the loop, in a later turn, exactly once */
+    bool is_long; /* burns for milliseconds: done one by one, at a low priority, in nobody's way */
     void *internal;
 };
 

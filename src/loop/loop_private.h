@@ -43,6 +43,7 @@ struct loop {
     uint64_t wall_ms;
     uint64_t turn_began_ns;
     struct loop_statistics statistics;
+    uint64_t longest_turn_ns; /* since loop_longest_turn_ns() */
     struct list tasks[LOOP_PHASES];
     struct list owned;
     struct timer **timers; /* a binary heap by (at_ns, order) */

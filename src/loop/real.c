@@ -196,12 +196,13 @@ static void job_done(uv_work_t *work, int status)
 
 static int help(struct loop *loop, struct job *job)
 {
+    loop->jobs++;
+    if (job->is_long && real_long_jobs_add(real_of(loop), job) == 0)
+        return 0;
     struct real_job *waiting = memory_new(sizeof *waiting);
-
     waiting->job = job;
     int result = uv_queue_work(&real_of(loop)->uv, &waiting->work, job_work, job_done);
     ASSERT(result == 0);
-    loop->jobs++;
     return 0;
 }
 
@@ -222,6 +223,9 @@ int loop_bind(struct loop *loop, unsigned index, unsigned processors_min)
     int result = uv_queue_work(&real->uv, &real->nothing, nothing_work, nothing_done);
 
     ASSERT(result == 0);
+    result = real_long_jobs_start(real);
+    if (result != 0)
+        return result;
     return processors_bind(index, processors_min);
 }
 
@@ -474,6 +478,7 @@ static void free_real(struct loop *loop)
     struct real *real = real_of(loop);
     struct list *link;
 
+    real_long_jobs_end(real);
     posts_run(real); /* a bell that another thread has rung while this loop ended */
     ASSERT(loop->jobs == 0 && !atomic_load(&real->posts));
     loop_fini(loop);

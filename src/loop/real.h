@@ -1,10 +1,11 @@
 /*
  * The loop over the operating system: epoll through libuv, sockets, a pool of helper threads. Only
- * real.c and real_listener.c include uv.h.
+ * real*.c include uv.h.
  *
  * loop_free() runs what was posted and has not run yet.
  *
- * Its helper threads are libuv's (UV_THREADPOOL_SIZE of the environment, 4 by default).
+ * Its helper threads are libuv's (UV_THREADPOOL_SIZE of the environment, 4 by default); for long jobs each
+ * loop has one of its own, from the first on.
  */
 #ifndef SLUICE_LOOP_REAL_H
 #define SLUICE_LOOP_REAL_H

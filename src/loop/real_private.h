@@ -1,4 +1,4 @@
-/* What real.c and real_listener.c share. */
+/* What real.c, real_listener.c and real_long_jobs.c share. */
 #ifndef SLUICE_LOOP_REAL_PRIVATE_H
 #define SLUICE_LOOP_REAL_PRIVATE_H
 
@@ -24,6 +24,7 @@ struct real {
     bool is_in_turn;
     _Atomic uint64_t busy_since_ns; /* for the watchdog */
     uv_work_t nothing;              /* makes the helper threads */
+    struct long_jobs *long_jobs;    /* NULL: there was none yet */
     uint8_t random[RANDOM_POOL];
     size_t random_left;
 };
@@ -37,6 +38,11 @@ static inline struct real *real_of(const struct loop *loop)
 void real_turn_enter(struct real *real);
 
 uint64_t real_clock_ns(void);
+
+/* Makes the thread, which takes over to which processors the calling one is bound. E_LIMIT. */
+int real_long_jobs_start(struct real *real) MUST_CHECK;
+int real_long_jobs_add(struct real *real, struct job *job) MUST_CHECK;
+void real_long_jobs_end(struct real *real);
 
 int real_listen(struct loop *loop, const struct listen_options *options,
                 void (*accepted)(void *context, struct stream *stream, int error), void *context,

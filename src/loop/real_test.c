@@ -156,6 +156,46 @@ static void jobs_run_on_helpers(void **state)
         assert_int_equal(jobs[i].sum, 500500);
 }
 
+struct long_job_seen {
+    struct job job;
+    unsigned *running, *done;
+    bool was_alone;
+};
+
+static void long_work(struct job *job)
+{
+    struct long_job_seen *seen = CONTAINER_OF(job, struct long_job_seen, job);
+
+    seen->was_alone = ++*seen->running == 1; /* thread sanitizer would tell otherwise, too */
+    usleep(1000);
+    --*seen->running;
+}
+
+static void long_done(struct job *job)
+{
+    struct long_job_seen *seen = CONTAINER_OF(job, struct long_job_seen, job);
+
+    assert_true(seen->was_alone);
+    if (++*seen->done == 10)
+        loop_stop(job->loop);
+}
+
+static void long_jobs_are_done_one_by_one(void **state)
+{
+    struct long_job_seen jobs[10];
+    unsigned running = 0, done = 0;
+
+    for (size_t i = 0; i < 10; i++) {
+        jobs[i] =
+            (struct long_job_seen){.job = {.work = long_work, .done = long_done, .is_long = true},
+                                   .running = &running,
+                                   .done = &done};
+        assert_int_equal(loop_help(*state, &jobs[i].job), 0);
+    }
+    loop_run(*state);
+    assert_int_equal(done, 10);
+}
+
 #define POSTERS 4
 #define POSTS   20000
 
@@ -524,6 +564,7 @@ int main(void)
         REAL_TEST(timers_fire_in_time),
         REAL_TEST(a_task_deferred_again_runs_in_the_next_turn_at_once),
         REAL_TEST(random_bytes_differ),
+        REAL_TEST(long_jobs_are_done_one_by_one),
         REAL_TEST(jobs_run_on_helpers),
         REAL_TEST(posts_of_each_thread_arrive_in_order),
         REAL_TEST(bytes_go_through_sockets),
