@@ -272,7 +272,7 @@ static void runs_grow(struct publisher *publisher)
 static bool run_takes(const struct confirm_run *run, struct mark mark, uint64_t sequence)
 {
     if (!mark.line)
-        return true;
+        return !run->mark.line || run->mark.line->log;
     if (run->mark.line != mark.line)
         return false;
     return mark.line->log ? mark.number <= run->mark.number
@@ -582,7 +582,8 @@ enum flow worker_flow_here(const struct worker *worker)
     for (unsigned i = 0; i < worker->shard_count; i++) {
         if (worker->shards[i]->has_failed)
             return FLOW_DISK;
-        has_room = has_room && log_has_room(worker->shards[i]->log);
+        struct log *log = worker->shards[i]->log; /* NULL: the worker has not come to open it */
+        has_room = has_room && (!log || log_has_room(log));
     }
     return has_room ? FLOW_OPEN : FLOW_BUSY;
 }
