@@ -87,6 +87,13 @@ static void apply(struct worker *worker, struct slice event)
     ASSERT(result == 0);
 }
 
+/* The events of a snapshot are not the ones that were counted: all that is in it is settled. */
+static void snapshot_came(struct worker *worker, struct slice event)
+{
+    apply(worker, event);
+    worker->catalog.events = 0;
+}
+
 static void catalog_came(struct worker *worker, const struct letter_catalog *letter)
 {
     worker->catalog.events = letter->events;
@@ -237,7 +244,7 @@ static void worker_letter(struct peer *peer, unsigned kind, struct slice letter)
 
     switch (kind) {
     case LETTER_SNAPSHOT:
-        apply(worker, letter);
+        snapshot_came(worker, letter);
         break;
     case LETTER_SNAPSHOT_END:
         catalog_came(worker, data);
