@@ -224,6 +224,8 @@ void client_abandon(struct client *client)
         subscription_abandon(CONTAINER_OF(link, struct subscription, client_link));
     while ((link = list_first(&client->publishers)))
         publisher_free((struct publisher *)(void *)link);
+    while (list_take_first(&client->queues))
+        ;
     list_remove(&client->link);
     route_cache_free(client->routes);
     free(client->user);
