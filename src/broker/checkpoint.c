@@ -100,7 +100,7 @@ void checkpoint_begin(struct shard *shard, bool catalog)
     shard->checkpoint = job;
     job->shard = shard;
     job->catalog = catalog && shard->number == 1;
-    job->exact = worker->stopping;
+    job->exact = worker->is_quiet;
     task_init(&job->task, checkpoint_run);
     if (catalog)
         log_snapshot_begin(shard->log);

@@ -168,9 +168,6 @@ void shard_open(struct shard *shard)
 
 static void shard_free(struct shard *shard)
 {
-    checkpoint_free(shard);
-    if (shard->log)
-        log_free(shard->log);
     for (struct list *link; (link = list_first(&shard->discards));)
         hosted_abandon(CONTAINER_OF(link, struct hosted, discard_link));
     list_init(&shard->host.ready);
@@ -281,6 +278,7 @@ static void stop_wait(struct timer *timer)
     struct worker *worker = CONTAINER_OF(timer, struct worker, watch);
     bool ready = peers_have_ended(worker);
 
+    worker->is_quiet = ready;
     for (unsigned i = 0; ready && i < worker->shard_count; i++)
         ready = shard_is_ready_to_close(worker->shards[i]);
     if (!ready) {
@@ -327,11 +325,13 @@ void worker_free(struct worker *worker)
     cooling_free(worker);
     logins_free(worker);
     peers_free(worker);
-    for (unsigned i = 0; i < worker->shard_count; i++)
-        checkpoint_free(worker->shards[i]);
     transactions_free(worker);
-    for (unsigned i = 0; i < worker->shard_count; i++)
+    for (unsigned i = 0; i < worker->shard_count; i++) {
+        checkpoint_free(worker->shards[i]);
         ledger_fini(worker->shards[i]);
+        if (worker->shards[i]->log) /* before its queues, which it may be reading for */
+            log_free(worker->shards[i]->log);
+    }
     abandon_queues(worker);
     for (unsigned i = 0; i < worker->shard_count; i++)
         shard_free(worker->shards[i]);
@@ -393,23 +393,4 @@ void worker_statistics(const struct worker *worker, struct worker_statistics *st
     }
     if (worker->shard_count > 0)
         log_statistics(worker->shards[0]->log, &statistics->log);
-}
-
-void worker_check(const struct worker *worker)
-{
-    struct map_cursor cursor = {0};
-    uint32_t clients = 0;
-
-    for (struct catalog_queue *q; (q = map_next(&worker->catalog.queues_by_id, &cursor));) {
-        ASSERT(vhost_queue(q->vhost, slice_text(q->name)) == q);
-        ASSERT(!q->dropped && q->place && q->place->is_here == (q->hosted != NULL));
-        if (q->hosted)
-            queue_check(&q->hosted->queue);
-    }
-    for (const struct list *l = worker->clients.next; l != &worker->clients; l = l->next)
-        clients++;
-    ASSERT(clients == worker->client_count);
-    route_table_check(worker->catalog.routes);
-    for (unsigned i = 0; i < worker->shard_count; i++)
-        log_check(worker->shards[i]->log);
 }

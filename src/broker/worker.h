@@ -84,7 +84,18 @@ struct worker_statistics {
 };
 void worker_statistics(const struct worker *worker, struct worker_statistics *statistics);
 
+/* For tests and simulation. */
+struct catalog;
+const struct catalog *worker_catalog(const struct worker *worker);
+
 /* Walks everything and asserts the invariants. */
 void worker_check(const struct worker *worker);
+
+/* The same for when no worker has clients any more and all mail has been read: no request, lease,
+ * ticket, credit or consumer is left over. */
+void worker_check_quiet(const struct worker *worker);
+
+/* Asserts that two workers have the same copy of the catalog, when nothing is on its way. */
+void worker_check_same_catalog(const struct worker *worker, const struct worker *other);
 
 #endif

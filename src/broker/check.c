@@ -1,0 +1,171 @@
+/* What tests and the simulation look at: the invariants of a worker, and what must be so when
+ * nothing is on its way. */
+#include "broker/peer.h"
+
+void worker_check(const struct worker *worker)
+{
+    struct map_cursor cursor = {0};
+    uint32_t clients = 0;
+
+    for (struct catalog_queue *q; (q = map_next(&worker->catalog.queues_by_id, &cursor));) {
+        ASSERT(vhost_queue(q->vhost, slice_text(q->name)) == q);
+        ASSERT(!q->dropped && q->place && q->place->is_here == (q->hosted != NULL));
+        if (q->hosted)
+            queue_check(&q->hosted->queue);
+    }
+    for (const struct list *l = worker->clients.next; l != &worker->clients; l = l->next)
+        clients++;
+    ASSERT(clients == worker->client_count);
+    route_table_check(worker->catalog.routes);
+    for (unsigned i = 0; i < worker->shard_count; i++)
+        log_check(worker->shards[i]->log);
+}
+
+const struct catalog *worker_catalog(const struct worker *worker)
+{
+    return &worker->catalog;
+}
+
+/* ---- nothing is on its way ---- */
+
+static void check_line_quiet(const struct line *line)
+{
+    ASSERT(list_empty(&line->requests));
+    ASSERT(list_empty(&line->publishers));
+}
+
+static void check_peer_quiet(const struct peer *peer)
+{
+    check_line_quiet(&peer->place.line);
+    ASSERT(map_count(&peer->asked) == 0);
+    ASSERT(peer->place.line.done == peer->ticket_last);
+    ASSERT(peer->sent_bytes == peer->credited_bytes);
+    ASSERT(peer->received_bytes == peer->returned_bytes);
+    ASSERT(map_count(&peer->subscriptions) == 0);
+    ASSERT(map_count(&peer->consumers) == 0);
+    ASSERT(list_empty(&peer->pending));
+    ASSERT(list_empty(&peer->proxy->subscriptions));
+    ASSERT(peer->proxy->outstanding == 0);
+}
+
+static void check_queue_quiet(const struct catalog_queue *queue)
+{
+    const struct hosted *hosted = queue->hosted;
+
+    ASSERT(queue->references == (hosted ? 2 : 1));
+    ASSERT(queue->owner.client == 0); /* no client, no exclusive queue */
+    if (!hosted)
+        return;
+    ASSERT(hosted->queue.leased == 0 && hosted->queue.consumers == 0);
+    ASSERT(hosted->queue.references == 1 && !hosted->queue.getters_wait);
+    ASSERT(list_empty(&hosted->subscriptions) && list_empty(&hosted->getters));
+    ASSERT(!hosted->exclusive_consumer);
+}
+
+void worker_check_quiet(const struct worker *worker)
+{
+    struct map_cursor cursor = {0};
+
+    ASSERT(worker->client_count == 0 && map_count(&worker->clients_by_id) == 0);
+    ASSERT(list_empty(&worker->completions) && list_empty(&worker->cancellations));
+    ASSERT(list_empty(&worker->jobs) && list_empty(&worker->publishers_ready));
+    ASSERT(list_empty(&worker->flow_waiters));
+    ASSERT(list_empty(&worker->logins) && list_empty(&worker->login_waiters));
+    ASSERT(list_empty(&worker->catalog.forgotten));
+    check_line_quiet(&worker->catalog_settled);
+    ASSERT(worker->catalog_settled.done == worker->catalog.events);
+    for (unsigned i = 0; i < worker->count; i++) {
+        if (worker->peers[i])
+            check_peer_quiet(worker->peers[i]);
+    }
+    for (unsigned i = 0; i < worker->shard_count; i++) {
+        check_line_quiet(&worker->shards[i]->place.line);
+        ASSERT(list_empty(&worker->shards[i]->discards));
+    }
+    for (struct catalog_queue *q; (q = map_next(&worker->catalog.queues_by_id, &cursor));)
+        check_queue_quiet(q);
+}
+
+/* ---- one catalog, many copies ---- */
+
+static void check_same_vhosts(const struct catalog *one, const struct catalog *other)
+{
+    struct map_cursor cursor = {0};
+
+    ASSERT(map_count(&one->vhosts) == map_count(&other->vhosts));
+    for (const struct vhost *v; (v = map_next(&one->vhosts, &cursor));) {
+        const struct vhost *w = map_get_number(&other->vhosts_by_id, v->id);
+        ASSERT(w && strcmp(v->name, w->name) == 0);
+        ASSERT(map_count(&v->exchanges) == map_count(&w->exchanges));
+        ASSERT(map_count(&v->queues) == map_count(&w->queues));
+        ASSERT(v->headers_bindings == w->headers_bindings && v->alternates == w->alternates);
+        ASSERT(v->binding_count == w->binding_count);
+    }
+}
+
+static bool has_binding(const struct route_exchange *exchange,
+                        const struct route_binding_view *wanted)
+{
+    struct route_binding_view binding;
+
+    for (size_t position = 0; route_binding_next(exchange, &position, &binding);) {
+        if (binding.target.id == wanted->target.id && slice_equal(binding.key, wanted->key) &&
+            slice_equal(binding.arguments, wanted->arguments))
+            return true;
+    }
+    return false;
+}
+
+static void check_same_exchanges(const struct catalog *one, const struct catalog *other)
+{
+    struct map_cursor cursor = {0};
+
+    ASSERT(map_count(&one->exchanges_by_id) == map_count(&other->exchanges_by_id));
+    for (const struct catalog_exchange *e; (e = map_next(&one->exchanges_by_id, &cursor));) {
+        const struct catalog_exchange *f = map_get_number(&other->exchanges_by_id, e->id);
+        struct route_binding_view binding;
+        ASSERT(f && strcmp(e->name, f->name) == 0 && e->vhost->id == f->vhost->id);
+        ASSERT(e->type == f->type && e->flags == f->flags);
+        ASSERT(slice_equal(exchange_arguments(e), exchange_arguments(f)));
+        ASSERT(route_binding_count(e->route) == route_binding_count(f->route));
+        for (size_t position = 0; route_binding_next(e->route, &position, &binding);)
+            ASSERT(has_binding(f->route, &binding));
+    }
+}
+
+static void check_same_queues(const struct catalog *one, const struct catalog *other)
+{
+    struct map_cursor cursor = {0};
+
+    ASSERT(map_count(&one->queues_by_id) == map_count(&other->queues_by_id));
+    for (const struct catalog_queue *q; (q = map_next(&one->queues_by_id, &cursor));) {
+        const struct catalog_queue *r = catalog_queue_by_id(other, q->id);
+        ASSERT(r && strcmp(q->name, r->name) == 0 && q->vhost->id == r->vhost->id);
+        ASSERT(q->shard == r->shard && q->flags == r->flags);
+        ASSERT(q->owner.worker == r->owner.worker && q->owner.client == r->owner.client);
+        ASSERT(slice_equal(queue_arguments(q), queue_arguments(r)));
+    }
+}
+
+static void check_same_people(const struct catalog *one, const struct catalog *other)
+{
+    struct map_cursor cursor = {0};
+
+    ASSERT(map_count(&one->users) == map_count(&other->users));
+    ASSERT(map_count(&one->permissions) == map_count(&other->permissions));
+    for (const struct user *u; (u = map_next(&one->users, &cursor));) {
+        const struct user *v = catalog_user(other, slice_text(u->name));
+        ASSERT(v && strcmp(u->hash, v->hash) == 0 && strcmp(u->tags, v->tags) == 0);
+    }
+}
+
+void worker_check_same_catalog(const struct worker *worker, const struct worker *other)
+{
+    const struct catalog *one = &worker->catalog, *two = &other->catalog;
+
+    ASSERT(one->events == two->events);
+    check_same_vhosts(one, two);
+    check_same_exchanges(one, two);
+    check_same_queues(one, two);
+    check_same_people(one, two);
+}
