@@ -1,0 +1,585 @@
+/* Actors: clients of the broker, on any worker, and what they do with queues that stay. */
+#include "world.h"
+
+#define ALL_THAT_STAY ((1u << QUEUES_STAY) - 1)
+
+static void next_ask(struct actor *actor);
+
+/* ---- leases ---- */
+
+static void lease_add(struct actor *actor, uint64_t id, struct lease lease)
+{
+    actor->world->known[id].leased = true;
+    actor->lease_ids[actor->lease_count] = id;
+    actor->leases[actor->lease_count++] = lease;
+}
+
+static struct lease lease_take(struct actor *actor, size_t index)
+{
+    struct lease lease = actor->leases[index];
+
+    actor->world->known[actor->lease_ids[index]].leased = false;
+    actor->leases[index] = actor->leases[--actor->lease_count];
+    actor->lease_ids[index] = actor->lease_ids[actor->lease_count];
+    return lease;
+}
+
+void actor_settle(struct actor *actor, size_t index, enum outcome outcome)
+{
+    uint64_t id = actor->lease_ids[index];
+    struct lease lease = lease_take(actor, index);
+    unsigned shard = lease.queue->shard;
+
+    trace(actor->world, "actor %u settles %" PRIu64 " (%d)", actor->index, id, outcome);
+    if (outcome == OUTCOME_ACCEPT || outcome == OUTCOME_REJECT)
+        model_settled(actor, id, shard);
+    broker_settle(actor->client, &lease, 1, outcome);
+}
+
+/* ---- events ---- */
+
+static int on_deliver(void *session, void *cookie, const struct delivery *delivery)
+{
+    struct actor *actor = session;
+    struct world *w = actor->world;
+
+    (void)cookie;
+    if (!actor->consumer_settles && actor->lease_count == LEASES_MAX)
+        return E_ROOM;
+    if (dice(w, 50) == 0)
+        return E_ROOM;
+    uint64_t id = model_delivered(actor, actor->consumer_queue, delivery, true);
+    if (actor->consumer_settles)
+        model_settled(actor, id, delivery->lease.queue->shard);
+    else
+        lease_add(actor, id, delivery->lease);
+    return 0;
+}
+
+static void on_confirmed(void *session, void *cookie, uint64_t last, bool accepted)
+{
+    struct actor *actor = session;
+    struct world *w = actor->world;
+
+    (void)cookie;
+    CHECK(w, last <= actor->sequence && last > actor->confirmed,
+          "confirm of %" PRIu64 " after %" PRIu64, last, actor->confirmed);
+    trace(w, "actor %u: up to %" PRIu64 " %s", actor->index, actor->window[last],
+          accepted ? "confirmed" : "refused");
+    for (uint64_t s = actor->confirmed + 1; s <= last; s++)
+        model_confirmed(actor, actor->window[s], accepted);
+    actor->confirmed = last;
+}
+
+static void on_cancelled(void *session, void *cookie)
+{
+    struct actor *actor = session;
+    (void)cookie;
+    CHECK(actor->world, actor->consumer_queue >= QUEUES_STAY, "the consumer of %s is cancelled",
+          queue_names[actor->consumer_queue]);
+    actor->consumer = NULL;
+}
+
+static void on_flow(void *session, enum flow flow)
+{
+    struct actor *actor = session;
+    actor->no_flow = flow != FLOW_OPEN;
+}
+
+static void on_kick(void *session, const char *reason)
+{
+    (void)session;
+    (void)reason;
+}
+
+/* ---- requests and their answers ---- */
+
+static void release_messages(struct actor *actor)
+{
+    for (size_t i = 0; i < actor->publish_count; i++)
+        message_unref(actor->messages[i]);
+    actor->publish_count = 0;
+}
+
+static void answer_transact(struct actor *actor)
+{
+    struct world *w = actor->world;
+    struct transaction *t = &w->transactions[actor->transaction];
+    bool done = actor->request.failure.code == 0;
+
+    trace(w, "actor %u: transaction %u %s", actor->index, actor->transaction,
+          done ? "committed" : actor->request.failure.text);
+    t->committed = done;
+    for (size_t i = 0; i < actor->publish_count; i++)
+        w->known[t->first + i].confirmed = done;
+    release_messages(actor);
+    for (size_t i = 0; i < actor->settlement_count; i++) {
+        struct known *k = &w->known[actor->settlement_ids[i]];
+        k->settled = k->settled || done;
+        k->settle_durable = k->settle_durable || (done && k->persistent);
+    }
+}
+
+static void answer_get(struct actor *actor)
+{
+    struct delivery *d = &actor->request.result.get.delivery;
+
+    if (actor->request.failure.code != 0 || !d->message)
+        return;
+    uint64_t id = model_delivered(actor, actor->asked_queue, d, false);
+    message_unref(d->message);
+    lease_add(actor, id, d->lease);
+}
+
+/* A queue that stays is there, once any worker has answered its declaration. */
+static void check_there(const struct actor *actor)
+{
+    const struct world *w = actor->world;
+
+    CHECK(w,
+          actor->request.failure.code != E_NOT_FOUND || actor->asked_queue >= QUEUES_STAY ||
+              !(w->queues_there & 1u << actor->asked_queue) || w->corruption_reported,
+          "actor %u, request %d: %s", actor->index, (int)actor->ask, actor->request.failure.text);
+}
+
+static void answered(struct actor *actor)
+{
+    struct world *w = actor->world;
+    struct request *r = &actor->request;
+    bool done = r->failure.code == 0;
+
+    actor->busy = false;
+    if (!done)
+        trace(w, "actor %u, request %d: %s", actor->index, (int)actor->ask, r->failure.text);
+    CHECK(w, r->failure.code != E_AGAIN, "an answer says: %s", r->failure.text);
+    switch (actor->ask) {
+    case ASK_LOGIN:
+    case ASK_ENTER:
+        CHECK(w, done, "login: %s", r->failure.text);
+        actor->ready = actor->ask == ASK_ENTER;
+        break;
+    case ASK_DECLARE:
+        if (done)
+            actor->declared |= 1u << actor->asked_queue;
+        if (done)
+            w->queues_there |= 1u << actor->asked_queue;
+        break;
+    case ASK_BIND:
+        check_there(actor);
+        if (done)
+            actor->bound |= 1u << actor->asked_queue;
+        if (done)
+            w->queues_bound |= 1u << actor->asked_queue;
+        break;
+    case ASK_SUBSCRIBE:
+        check_there(actor);
+        if (done)
+            actor->consumer = r->result.consumer;
+        break;
+    case ASK_GET:
+        check_there(actor);
+        answer_get(actor);
+        break;
+    case ASK_PURGE:
+        check_there(actor);
+        w->purges[actor->asked_queue]--;
+        break;
+    case ASK_TRANSACT:
+        answer_transact(actor);
+        break;
+    case ASK_RESTLESS:
+        restless_answered(actor);
+        break;
+    }
+    if (!actor->ready || w->draining)
+        next_ask(actor);
+}
+
+static void on_completed(void *session, struct request *request)
+{
+    struct actor *actor = session;
+    CHECK(actor->world, request == &actor->request && actor->busy, "an answer to nothing");
+    answered(actor);
+}
+
+void actor_asked(struct actor *actor, enum ask ask, int outcome)
+{
+    actor->ask = ask;
+    actor->busy = outcome == PENDING;
+    if (outcome == DONE)
+        answered(actor);
+}
+
+static const struct client_events actor_events = {
+    .completed = on_completed,
+    .deliver = on_deliver,
+    .confirmed = on_confirmed,
+    .cancelled = on_cancelled,
+    .flow = on_flow,
+    .kick = on_kick,
+};
+
+/* Log in, enter: one after the other. */
+static void next_ask(struct actor *actor)
+{
+    if (actor->busy || actor->leaving)
+        return;
+    if (!client_user(actor->client).size)
+        actor_asked(
+            actor, ASK_LOGIN,
+            broker_login(actor->client, &actor->request, slice_text("guest"), slice_text("guest")));
+    else if (!actor->ready)
+        actor_asked(actor, ASK_ENTER,
+                    broker_enter(actor->client, &actor->request, slice_text("/")));
+}
+
+/* ---- what they do ---- */
+
+static void declare(struct actor *actor, unsigned queue)
+{
+    struct queue_spec spec = {.name = slice_text(queue_names[queue]), .durable = true};
+
+    trace(actor->world, "actor %u declares %s", actor->index, queue_names[queue]);
+    actor->asked_queue = queue;
+    actor_asked(actor, ASK_DECLARE, broker_declare_queue(actor->client, &actor->request, &spec));
+}
+
+/* The exchange for all queues that stay, then its bindings. */
+static void bind_next(struct actor *actor)
+{
+    struct exchange_spec exchange = {
+        .name = slice_text(FANOUT_NAME), .type = slice_text("fanout"), .durable = true};
+
+    trace(actor->world, "actor %u binds, has %u", actor->index, actor->bound);
+    if (!(actor->bound & 1u << QUEUES)) {
+        actor->asked_queue = QUEUES; /* that is the exchange's bit */
+        actor_asked(actor, ASK_BIND,
+                    broker_declare_exchange(actor->client, &actor->request, &exchange));
+        return;
+    }
+    actor->asked_queue = (unsigned)__builtin_ctz(~actor->bound);
+    struct binding_spec binding = {.source = slice_text(FANOUT_NAME),
+                                   .destination = slice_text(queue_names[actor->asked_queue])};
+    actor_asked(actor, ASK_BIND, broker_bind(actor->client, &actor->request, &binding));
+}
+
+/* To one queue, or to all that stay. */
+static void publish(struct actor *actor)
+{
+    struct world *w = actor->world;
+    bool everywhere = dice(w, 6) == 0 && actor->bound == (ALL_THAT_STAY | 1u << QUEUES);
+    unsigned queue = everywhere ? 0 : (unsigned)dice(w, dice(w, 5) ? QUEUES_STAY : QUEUES);
+    bool persistent = dice(w, 8) > 0;
+
+    if (actor->no_flow || w->ids + QUEUES >= IDS_MAX ||
+        (queue < QUEUES_STAY && !(actor->declared & 1u << queue)))
+        return;
+    uint64_t id = model_new(actor, queue, everywhere ? QUEUES_STAY : 1, persistent);
+    struct message *message = everywhere ? model_message(actor, id, FANOUT_NAME, "")
+                                         : model_message(actor, id, "", queue_names[queue]);
+    struct publish p = {.message = message, .publisher = actor->publisher};
+    actor->window[++actor->sequence] = id;
+    int result = broker_publish(actor->client, &p);
+    message_unref(message);
+    trace(w, "actor %u publishes %" PRIu64 " to %s in shard %u%s", actor->index, id,
+          everywhere ? FANOUT_NAME : queue_names[queue], w->known[id].shard,
+          persistent ? ", persistent" : "");
+    CHECK(w, result == 0, "publish: %s", p.failure.text);
+    CHECK(w, p.queues == w->known[id].copies || queue >= QUEUES_STAY,
+          "message %" PRIu64 " went to %zu queues", id, p.queues);
+    actor->no_flow = broker_flow(actor->client) != FLOW_OPEN;
+}
+
+static void unsubscribe(struct actor *actor)
+{
+    actor->world->unseen[actor->consumer_queue]++;
+    trace(actor->world, "actor %u leaves queue %u", actor->index, actor->consumer_queue);
+    broker_unsubscribe(actor->consumer);
+    actor->consumer = NULL;
+}
+
+static void subscribe(struct actor *actor)
+{
+    struct world *w = actor->world;
+
+    if (actor->consumer) {
+        if (dice(w, 6) == 0) {
+            unsubscribe(actor);
+        } else {
+            broker_credit(actor->consumer, (uint32_t)dice(w, 30), 100000);
+            broker_resume(actor->consumer);
+        }
+        return;
+    }
+    actor->asked_queue = actor->consumer_queue =
+        (unsigned)dice(w, dice(w, 3) ? QUEUES_STAY : QUEUES);
+    actor->consumer_settles = dice(w, 6) == 0;
+    actor->consumer_queue_id = actor->consumer_last = 0;
+    struct subscribe_spec spec = {
+        .queue = slice_text(queue_names[actor->consumer_queue]),
+        .tag = slice_text("c"),
+        .settles_itself = actor->consumer_settles,
+        .exclusive = dice(w, 20) == 0,
+        .credit_messages = (uint32_t)dice(w, 20),
+        .credit_bytes = 1 << 20,
+    };
+    trace(w, "actor %u subscribes to queue %u", actor->index, actor->consumer_queue);
+    actor_asked(actor, ASK_SUBSCRIBE, broker_subscribe(actor->client, &actor->request, &spec));
+}
+
+void actor_get(struct actor *actor, unsigned queue)
+{
+    if (actor->lease_count == LEASES_MAX)
+        return;
+    trace(actor->world, "actor %u asks for one of queue %u", actor->index, queue);
+    actor->asked_queue = queue;
+    actor_asked(actor, ASK_GET,
+                broker_get(actor->client, &actor->request, slice_text(queue_names[queue]), false));
+}
+
+static void settle_some(struct actor *actor)
+{
+    struct world *w = actor->world;
+
+    for (uint64_t n = dice(w, 20); n > 0 && actor->lease_count > 0; n--) {
+        size_t index = dice(w, 3) ? 0 : dice(w, actor->lease_count);
+        uint64_t kind = dice(w, 10);
+        actor_settle(actor, index,
+                     kind < 7   ? OUTCOME_ACCEPT
+                     : kind < 8 ? OUTCOME_REJECT
+                     : kind < 9 ? OUTCOME_RETURN
+                                : OUTCOME_RETURN_COUNTED);
+    }
+}
+
+static void purge(struct actor *actor)
+{
+    struct world *w = actor->world;
+    unsigned queue = (unsigned)dice(w, QUEUES_STAY);
+
+    trace(w, "actor %u purges queue %u", actor->index, queue);
+    actor->asked_queue = queue;
+    model_purge_asked(w, queue);
+    actor_asked(actor, ASK_PURGE,
+                broker_purge_queue(actor->client, &actor->request, slice_text(queue_names[queue])));
+}
+
+/* ---- transactions ---- */
+
+/* The queues that one transaction may be about, as a set: those of the first shard that the actor's
+ * worker hosts. */
+static unsigned transactable(const struct actor *actor)
+{
+    const struct world *w = actor->world;
+    const struct catalog *catalog = worker_catalog(w->members[actor->worker].worker);
+    const struct vhost *vhost = catalog_vhost(catalog, slice_text("/"));
+    unsigned set = 0;
+
+    for (unsigned i = 0; i < QUEUES_STAY; i++) {
+        const struct catalog_queue *queue = vhost_queue(vhost, slice_text(queue_names[i]));
+        if (queue && queue->shard == actor->worker + 1)
+            set |= 1u << i;
+    }
+    return set;
+}
+
+static void transact_settlements(struct actor *actor, unsigned queues)
+{
+    struct world *w = actor->world;
+
+    actor->settlement_count = 0;
+    for (size_t at = actor->lease_count; at-- > 0 && actor->settlement_count < 8;) {
+        uint64_t id = actor->lease_ids[at];
+        if (!(queues & 1u << w->known[id].queue))
+            continue;
+        actor->settlement_ids[actor->settlement_count] = id;
+        actor->settlements[actor->settlement_count++] =
+            (struct settlement){lease_take(actor, at), OUTCOME_ACCEPT};
+        w->known[id].may_be_gone = true; /* until it is answered */
+        trace(w, "actor %u settles %" PRIu64 " in transaction %u", actor->index, id,
+              actor->transaction);
+    }
+}
+
+static void transact(struct actor *actor)
+{
+    struct world *w = actor->world;
+    unsigned queues = transactable(actor) & actor->declared;
+
+    if (w->ids + 5 >= IDS_MAX || queues == 0 || w->transaction_count + 1 >= IDS_MAX / 4)
+        return;
+    actor->transaction = ++w->transaction_count;
+    struct transaction *t = &w->transactions[actor->transaction];
+    *t = (struct transaction){.asked = true, .first = w->ids + 1};
+    actor->publish_count = t->count = 1 + dice(w, 4);
+    for (size_t i = 0; i < actor->publish_count; i++) {
+        unsigned queue = (unsigned)dice(w, QUEUES_STAY);
+        while (!(queues & 1u << queue))
+            queue = (queue + 1) % QUEUES_STAY;
+        uint64_t id = model_new(actor, queue, 1, true);
+        w->known[id].transaction = actor->transaction;
+        actor->messages[i] = model_message(actor, id, "", queue_names[queue]);
+        actor->publishes[i] = (struct publish){.message = actor->messages[i]};
+    }
+    transact_settlements(actor, queues);
+    trace(w, "actor %u asks for transaction %u: publishes %" PRIu64 " to %" PRIu64 ", settles %zu",
+          actor->index, actor->transaction, t->first, t->first + t->count - 1,
+          actor->settlement_count);
+    actor_asked(actor, ASK_TRANSACT,
+                broker_transact(actor->client, &actor->request, actor->publishes,
+                                actor->publish_count, actor->settlements, actor->settlement_count));
+}
+
+/* ---- acting ---- */
+
+static void publish_some(struct actor *actor)
+{
+    for (uint64_t n = dice(actor->world, 12); n > 0; n--)
+        publish(actor);
+}
+
+/* What needs no answer goes on while one is awaited. */
+static void act_meanwhile(struct actor *actor)
+{
+    struct world *w = actor->world;
+
+    if (dice(w, 2))
+        publish_some(actor);
+    else if (dice(w, 2))
+        settle_some(actor);
+    else if (actor->consumer)
+        subscribe(actor);
+}
+
+static void act_freely(struct actor *actor)
+{
+    struct world *w = actor->world;
+
+    switch (dice(w, 14)) {
+    case 0:
+    case 1:
+    case 2:
+    case 3:
+        publish_some(actor);
+        break;
+    case 4:
+    case 5:
+        subscribe(actor);
+        break;
+    case 6:
+        actor_get(actor, (unsigned)dice(w, dice(w, 3) ? QUEUES_STAY : QUEUES));
+        break;
+    case 7:
+    case 8:
+    case 9:
+        settle_some(actor);
+        break;
+    case 10:
+        if (dice(w, 30) == 0)
+            purge(actor);
+        break;
+    case 11:
+    case 12:
+        restless_act(actor);
+        break;
+    default:
+        if (dice(w, 3) == 0)
+            transact(actor);
+    }
+}
+
+void actor_act(struct actor *actor)
+{
+    struct world *w = actor->world;
+
+    if (actor->leaving) {
+        if (actor_is_idle(actor)) {
+            actor_free(actor);
+            actor_open(w, actor->index);
+        }
+        return;
+    }
+    if (dice(w, 60) == 0) { /* with its requests pending, if there are any */
+        actor_close(actor);
+        return;
+    }
+    if (!actor->ready)
+        next_ask(actor);
+    else if (actor->busy)
+        act_meanwhile(actor);
+    else if (actor->declared != ALL_THAT_STAY)
+        declare(actor, (unsigned)__builtin_ctz(~actor->declared));
+    else if (actor->bound != (ALL_THAT_STAY | 1u << QUEUES))
+        bind_next(actor);
+    else
+        act_freely(actor);
+}
+
+/* ---- opening and closing ---- */
+
+void actor_open(struct world *w, unsigned index)
+{
+    struct actor *actor = &w->actors[index];
+    uint64_t *window = actor->window;
+    struct failure failure;
+
+    memset(actor, 0, sizeof *actor);
+    actor->world = w;
+    actor->index = index;
+    actor->number = ++w->clients;
+    actor->window = window;
+    actor->worker = (unsigned)dice(w, w->workers);
+    if (dice(w, 4) && !w->corruption_reported) { /* somebody was answered, so it is there */
+        actor->declared = w->queues_there;
+        actor->bound = w->queues_bound;
+    }
+    trace(w, "actor %u comes to worker %u", index, actor->worker);
+    actor->client = client_open(w->members[actor->worker].worker,
+                                &(struct client_options){.events = &actor_events,
+                                                         .session = actor,
+                                                         .protocol = "test",
+                                                         .peer_is_loopback = true},
+                                &failure);
+    CHECK(w, actor->client, "no client: %s", failure.text);
+    actor->publisher = publisher_open(actor->client, actor);
+    next_ask(actor);
+}
+
+void actor_close(struct actor *actor)
+{
+    if (actor->leaving)
+        return;
+    trace(actor->world, "actor %u goes", actor->index);
+    while (actor->lease_count > 0)
+        actor_settle(actor, actor->lease_count - 1, OUTCOME_RETURN);
+    for (unsigned queue = 0; queue < QUEUES; queue++)
+        actor->world->unseen[queue]++; /* a get or a subscription may be pending */
+    actor->leaving = true;
+    client_close(actor->client);
+}
+
+bool actor_is_idle(const struct actor *actor)
+{
+    return client_idle(actor->client);
+}
+
+void actor_free(struct actor *actor)
+{
+    if (actor->busy && actor->ask == ASK_PURGE)
+        actor->world->purges[actor->asked_queue]--;
+    release_messages(actor);
+    client_free(actor->client);
+    actor->client = NULL;
+}
+
+void actor_abandon(struct actor *actor)
+{
+    if (!actor->client)
+        return;
+    release_messages(actor);
+    /* complete, and neither told nor, after it has closed, given back */
+    if (actor->busy && actor->ask == ASK_GET && !actor_is_idle(actor) &&
+        actor->request.result.get.delivery.message)
+        message_unref(actor->request.result.get.delivery.message);
+    actor->client = NULL;
+}

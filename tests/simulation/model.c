@@ -1,0 +1,291 @@
+/* The model: what was promised about each message, and what became of it. */
+#include "world.h"
+
+const char *const queue_names[QUEUES] = {"durable-0",  "durable-1",  "durable-2",
+                                         "restless-0", "restless-1", "restless-2"};
+
+/* ---- bodies tell their id and check themselves ---- */
+
+static size_t body_size(uint64_t id)
+{
+    if (id % 97 == 0)
+        return 300000 + id % 1000; /* more than a part of the log */
+    return 16 + (id * 7919) % (id % 13 == 0 ? 20000 : 300);
+}
+
+static void body_fill(uint8_t *bytes, size_t size, uint64_t id)
+{
+    store_le64(bytes, id);
+    for (size_t i = 8; i < size; i++)
+        bytes[i] = (uint8_t)((id + i) * 31);
+}
+
+static uint64_t body_id(const struct world *w, const struct message *message)
+{
+    struct slice body = message_body(message);
+    CHECK(w, body.size >= 16, "a body of %zu bytes", body.size);
+    uint64_t id = load_le64(body.data);
+    CHECK(w, id > 0 && id <= w->ids, "a message that nobody published: %" PRIu64, id);
+    CHECK(w, body.size == body_size(id), "message %" PRIu64 " has %zu bytes instead of %zu", id,
+          body.size, body_size(id));
+    for (size_t i = 8; i < body.size; i++)
+        CHECK(w, body.data[i] == (uint8_t)((id + i) * 31),
+              "message %" PRIu64 " has a wrong byte at %zu", id, i);
+    return id;
+}
+
+struct message *model_message(struct actor *actor, uint64_t id, const char *exchange,
+                              const char *key)
+{
+    struct buffer *buffer = buffer_new(body_size(id));
+    body_fill(buffer->data, body_size(id), id);
+    buffer->size = (uint32_t)body_size(id);
+    struct message_parts parts = {
+        .format = FORMAT_AMQP091,
+        .flags = actor->world->known[id].persistent ? MESSAGE_PERSISTENT : 0,
+        .exchange = slice_text(exchange),
+        .key = slice_text(key),
+        .properties = slice_of("\0\0", 2),
+        .body = slice_of(buffer->data, buffer->size),
+        .body_buffer = buffer->size > MESSAGE_INLINE_MAX ? buffer : NULL,
+    };
+    struct message *message = message_new(broker_message_account(actor->client), &parts);
+    buffer_unref(buffer);
+    CHECK(actor->world, message, "no message");
+    return message;
+}
+
+/* The shard of the queue as the actor's worker knows it. */
+static uint8_t shard_of_queue(const struct actor *actor, unsigned queue)
+{
+    const struct catalog *catalog = worker_catalog(actor->world->members[actor->worker].worker);
+    const struct vhost *vhost = catalog_vhost(catalog, slice_text("/"));
+    const struct catalog_queue *named = vhost_queue(vhost, slice_text(queue_names[queue]));
+    return named ? (uint8_t)named->shard : 0;
+}
+
+uint64_t model_new(struct actor *actor, unsigned queue, unsigned copies, bool persistent)
+{
+    struct world *w = actor->world;
+    uint64_t id = w->ids + 1;
+
+    w->ids += copies;
+    for (unsigned i = 0; i < copies; i++)
+        w->known[id + i] = (struct known){
+            .exists = true,
+            .persistent = persistent,
+            .queue = (uint8_t)(queue + i),
+            .publisher = actor->number,
+            .copies = i == 0 ? (uint8_t)copies : 0,
+            /* nothing is promised of a queue that comes and goes, or that is being purged */
+            .may_be_gone = queue >= QUEUES_STAY || w->purges[queue + i] > 0,
+            .shard = shard_of_queue(actor, queue + i),
+            .born = w->life,
+        };
+    return id;
+}
+
+/* ---- deliveries ---- */
+
+/* Entries of one client's publishes to one queue in one life, of which both were seen. */
+static bool are_comparable(const struct known *one, const struct known *other)
+{
+    return one->queue_id == other->queue_id && one->publisher == other->publisher;
+}
+
+/* What one client published to one queue in one life stands there in that order: with the nearest
+ * on each side that was seen, too. */
+static void check_place(const struct world *w, uint64_t id)
+{
+    const struct known *k = &w->known[id];
+    uint64_t before = id - 1, after = id + 1;
+
+    while (before > 0 && w->known[before].born == k->born && !are_comparable(k, &w->known[before]))
+        before--;
+    CHECK(w,
+          before == 0 || w->known[before].born != k->born ||
+              w->known[before].sequence < k->sequence,
+          "message %" PRIu64 " is number %" PRIu64 " of its queue, and %" PRIu64
+          ", which is older, is number %" PRIu64,
+          id, k->sequence, before, w->known[before].sequence);
+    while (after <= w->ids && w->known[after].born == k->born &&
+           !are_comparable(k, &w->known[after]))
+        after++;
+    CHECK(w,
+          after > w->ids || w->known[after].born != k->born ||
+              w->known[after].sequence > k->sequence,
+          "message %" PRIu64 " is number %" PRIu64 " of its queue, and %" PRIu64
+          ", which is newer, is number %" PRIu64,
+          id, k->sequence, after, w->known[after].sequence);
+}
+
+/* A consumer gets what nobody has seen yet in the order of the queue, but for what was on its way
+ * to a consumer that left. A single get is leased when it is asked and told later. */
+static void check_order(struct actor *actor, const struct known *k, uint64_t id)
+{
+    struct world *w = actor->world;
+
+    if (actor->consumer_queue_id == k->queue_id && k->delivered_life != w->life + 1) {
+        CHECK(w, k->sequence > actor->consumer_last || w->unseen[k->queue] > 0,
+              "message %" PRIu64 ", number %" PRIu64 ", first seen after number %" PRIu64, id,
+              k->sequence, actor->consumer_last);
+        actor->consumer_last = k->sequence;
+    }
+    if (actor->consumer_queue_id != k->queue_id)
+        actor->consumer_last = 0;
+    actor->consumer_queue_id = k->queue_id;
+}
+
+uint64_t model_delivered(struct actor *actor, unsigned queue, const struct delivery *delivery,
+                         bool to_consumer)
+{
+    struct world *w = actor->world;
+    uint64_t id = body_id(w, delivery->message), copies = w->known[id].copies;
+
+    CHECK(w, copies > 0, "message %" PRIu64 " is none", id);
+    for (uint64_t i = 1; i < copies && w->known[id].queue != queue; i++)
+        id++;
+    struct known *k = &w->known[id];
+    w->deliveries++;
+    w->far_deliveries += (delivery->lease.queue->shard - 1) % w->workers != actor->worker;
+    trace(w, "actor %u gets %" PRIu64 " of queue %u as %" PRIu64 "%s", actor->index, id, queue,
+          delivery->lease.sequence, delivery->redelivered ? ", redelivered" : "");
+    CHECK(w, k->queue == queue, "message %" PRIu64 " in another queue", id);
+    CHECK(w, k->queue_id == 0 || k->queue_id == delivery->lease.queue->id,
+          "message %" PRIu64 " came from a queue that was declared later", id);
+    CHECK(w, !k->leased, "message %" PRIu64 " was given out twice at a time", id);
+    CHECK(w, !(k->settled && k->delivered_life == w->life + 1),
+          "message %" PRIu64 " came back after its settlement", id);
+    CHECK(w, !k->settle_durable || w->corruption_reported,
+          "message %" PRIu64 " came back after its settlement was durable", id);
+    if (k->delivered_ever)
+        CHECK(w, delivery->redelivered || w->corruption_reported,
+              "message %" PRIu64 " was seen before, and does not say so", id);
+    CHECK(w, k->sequence == 0 || k->sequence == delivery->lease.sequence,
+          "message %" PRIu64 " was number %" PRIu64 ", and is number %" PRIu64, id, k->sequence,
+          delivery->lease.sequence);
+    k->queue_id = delivery->lease.queue->id;
+    k->sequence = delivery->lease.sequence;
+    check_place(w, id);
+    if (to_consumer)
+        check_order(actor, k, id);
+    /* a log that has failed cannot keep the mark any more */
+    k->delivered_ever =
+        k->delivered_ever || !(w->failed_shards & 1u << delivery->lease.queue->shard);
+    k->delivered_life = w->life + 1;
+    k->settled = false;
+    k->settle_stamp = 0;
+    if (k->born == w->life)
+        k->may_be_done = true;
+    else
+        k->was_there = true;
+    return id;
+}
+
+/* ---- settlements and confirms ---- */
+
+void model_settled(struct actor *actor, uint64_t id, unsigned shard)
+{
+    struct world *w = actor->world;
+    struct known *k = &w->known[id];
+
+    k->settled = true;
+    k->leased = false;
+    k->settle_stamp = w->ids + 1;
+    k->settle_worker = (uint8_t)actor->worker;
+    k->shard = (uint8_t)shard;
+    if (k->persistent && w->settling_count < IDS_MAX)
+        w->settling[w->settling_count++] = id;
+}
+
+/* What a worker's clients settled in a shard, before what they published there and what is durable
+ * now, is durable, too: one way there, one log, one order. */
+static void settlements_durable(struct world *w, unsigned worker, unsigned shard, uint64_t stamp)
+{
+    uint64_t left = 0;
+
+    for (uint64_t i = 0; i < w->settling_count; i++) {
+        struct known *k = &w->known[w->settling[i]];
+        bool ours = k->settle_worker == worker && k->shard == shard;
+        if (!k->settled || !k->settle_stamp)
+            continue;
+        if (ours && k->settle_stamp <= stamp)
+            k->settle_durable = true;
+        else
+            w->settling[left++] = w->settling[i];
+    }
+    w->settling_count = left;
+}
+
+void model_confirmed(struct actor *actor, uint64_t id, bool accepted)
+{
+    struct world *w = actor->world;
+
+    if (!accepted)
+        return;
+    for (unsigned i = 0; i < w->known[id].copies; i++) {
+        struct known *k = &w->known[id + i];
+        k->confirmed = true;
+        if (k->persistent && k->queue < QUEUES_STAY)
+            settlements_durable(w, actor->worker, k->shard, id);
+    }
+    w->confirms++;
+}
+
+/* Nothing that is in the queue, or on its way there, is promised any more. */
+void model_purge_asked(struct world *w, unsigned queue)
+{
+    w->purges[queue]++;
+    for (uint64_t id = 1; id <= w->ids; id++) {
+        if (w->known[id].queue == queue)
+            w->known[id].may_be_gone = true;
+    }
+}
+
+/* What a crash undoes: leases end, settlements that were not durable may not have happened. */
+void model_life_over(struct world *w)
+{
+    for (uint64_t id = 1; id <= w->ids; id++) {
+        w->known[id].leased = false;
+        w->known[id].settle_stamp = 0;
+    }
+    w->settling_count = 0;
+    memset(w->purges, 0, sizeof w->purges);
+    memset(w->unseen, 0, sizeof w->unseen);
+}
+
+/* ---- the end ---- */
+
+static void judge_transaction(struct world *w, uint32_t number, bool may_miss)
+{
+    const struct transaction *t = &w->transactions[number];
+    uint64_t there = 0, missing = 0;
+
+    for (uint64_t i = 0; i < t->count; i++) {
+        const struct known *k = &w->known[t->first + i];
+        if (k->was_there || k->present_at_end)
+            there++;
+        else if (!k->may_be_done && !k->may_be_gone)
+            missing++;
+    }
+    CHECK(w, there == 0 || missing == 0 || may_miss,
+          "transaction %u happened in part: %" PRIu64 " are there, %" PRIu64 " are not", number,
+          there, missing);
+    CHECK(w, !t->committed || missing == 0 || may_miss,
+          "transaction %u was committed and did not happen", number);
+}
+
+void model_judge(struct world *w)
+{
+    bool may_miss = world_flipped(w) && w->corruption_reported;
+
+    for (uint64_t id = 1; id <= w->ids; id++) {
+        const struct known *k = &w->known[id];
+        bool must = k->persistent && k->confirmed && !k->settled && !k->may_be_gone;
+        if (must && !k->present_at_end)
+            CHECK(w, may_miss, "message %" PRIu64 " of %s was confirmed and is lost", id,
+                  queue_names[k->queue]);
+    }
+    for (uint32_t t = 1; t <= w->transaction_count; t++)
+        judge_transaction(w, t, may_miss);
+}

@@ -1,0 +1,456 @@
+/* Lives: the workers of a process start, actors act, the process crashes or stops. */
+#include "world.h"
+
+#include <stdarg.h>
+
+void failed(const struct world *w, const char *format, ...)
+{
+    va_list arguments;
+
+    fprintf(stderr, "seed %" PRIu64 ", life %u: ", w->seed, w->life);
+    va_start(arguments, format);
+    vfprintf(stderr, format, arguments);
+    va_end(arguments);
+    fprintf(stderr, "\nagain: %s --seed %" PRIu64 " --count 1 --verbose%s%s\n", w->program, w->seed,
+            w->fault ? " --fault " : "", w->fault ? w->fault : "");
+    printf("%" PRIu64 " passed, 1 failed\n", w->passed);
+    exit(1);
+}
+
+/* With --verbose: what happened, in order. */
+void trace(const struct world *w, const char *format, ...)
+{
+    va_list arguments;
+    const struct loop *loop = w->members[0].loop;
+
+    if (!w->verbose)
+        return;
+    fprintf(stderr, "%u:%" PRIu64 " ", w->life, loop ? loop_now_ns(loop) / 1000 : 0);
+    va_start(arguments, format);
+    vfprintf(stderr, format, arguments);
+    va_end(arguments);
+    fputc('\n', stderr);
+}
+
+uint64_t dice(struct world *w, uint64_t sides)
+{
+    w->random_state ^= w->random_state << 13;
+    w->random_state ^= w->random_state >> 7;
+    w->random_state ^= w->random_state << 17;
+    return w->random_state % sides;
+}
+
+void world_run(struct world *w, uint64_t for_ns)
+{
+    simulated_run_for(w->members[0].loop, for_ns);
+}
+
+bool world_flipped(const struct world *w)
+{
+    for (unsigned i = 0; i < w->shards; i++) {
+        if (simulated_disk_flips(w->disks[i]) > 0)
+            return true;
+    }
+    return false;
+}
+
+/* ---- what workers tell ---- */
+
+static void on_line(void *context, enum log_level level, const char *category, const char *text)
+{
+    static const char failed_shard[] = "the storage of shard ";
+    struct world *w = context;
+
+    if (level >= LOG_ERROR &&
+        (strstr(text, "corrupt") || strstr(text, "cannot be read") || strstr(text, "has lost")))
+        w->corruption_reported = true;
+    if (strcmp(category, "storage") == 0 && strncmp(text, failed_shard, strlen(failed_shard)) == 0)
+        w->failed_shards |= 1u << strtoul(text + strlen(failed_shard), NULL, 10);
+    if (w->verbose)
+        fprintf(stderr, "[%s] %s\n", category, text);
+}
+
+static void on_started(void *context, const struct worker_started *what)
+{
+    struct member *member = context;
+    struct world *w = member->world;
+
+    CHECK(w, !member->started, "a worker starts twice");
+    member->started = true;
+    member->start_result = what->result;
+    if (what->log.corrupt_blocks > 0)
+        w->corruption_reported = true;
+    /* a bit that turned in the last blocks, which no later one vouches for yet, looks like a torn
+     * tail: that it was cut is all that can be told */
+    if (what->log.torn_bytes > 0 && world_flipped(w))
+        w->corruption_reported = true;
+    trace(w, "worker %u: %s", (unsigned)(member - w->members),
+          what->result ? what->failure.text : "started");
+}
+
+static void on_stopped(void *context)
+{
+    struct member *member = context;
+
+    CHECK(member->world, !member->stopped, "a worker stops twice");
+    member->stopped = true;
+    trace(member->world, "worker %u: stopped", (unsigned)(member - member->world->members));
+}
+
+/* ---- the start ---- */
+
+static void make_loops(struct world *w)
+{
+    uint64_t pause = dice(w, 3) ? dice(w, 3000) : 0, post = 1 + dice(w, 2000) * 1000;
+
+    for (unsigned i = 0; i < w->workers; i++) {
+        struct member *member = &w->members[i];
+        *member = (struct member){.world = w};
+        member->loop = i ? loop_new_simulated_beside(w->members[0].loop)
+                         : loop_new_simulated(w->seed * 64 + w->life);
+        struct simulated_options *options = simulated_options(member->loop);
+        options->pause_ppm = (uint32_t)pause;
+        options->post_delay_max_ns = post;
+        options->job_delay_max_ns = dice(w, 4) ? NANOSECONDS_PER_MS : 300 * NANOSECONDS_PER_MS;
+    }
+}
+
+static void member_start(struct world *w, unsigned index, struct worker_options *options)
+{
+    struct member *member = &w->members[index];
+    struct failure failure;
+
+    options->loop = member->loop;
+    options->index = index;
+    options->stores = member->stores;
+    options->store_count = 0;
+    for (unsigned shard = index; shard < w->shards; shard += w->workers) {
+        CHECK(w,
+              store_simulated_open(member->loop, w->disks[shard],
+                                   &member->stores[options->store_count++], &failure) == 0,
+              "store: %s", failure.text);
+    }
+    trace(w, "worker %u of %u starts with %u shards", index, w->workers, options->store_count);
+    member->worker = worker_start(options, on_started, member);
+}
+
+static void choose_options(struct world *w, struct worker_options *options)
+{
+    worker_options_default(options);
+    options->logger = &w->logger;
+    options->count = w->workers;
+    options->office = w->office;
+    options->shard_count = w->shards;
+    options->queues_balanced = dice(w, 2);
+    options->password_cost = (struct password_cost){8, 1};
+    options->pending_ppm = 200000;
+    options->hot_bytes_max = w->seed % 3 ? 20000 : 64u << 20;
+    /* small, so that segments fill, are checkpointed and go within a short life */
+    options->log.segment_bytes_min = (uint32_t)(8192u << dice(w, 5));
+    options->log.segment_bytes_max = options->log.segment_bytes_min << dice(w, 3);
+    options->log.checkpoint_bytes = (uint32_t)(5000 + dice(w, 100000));
+    options->log.disk_reserve_bytes = 2u << 20;
+}
+
+static bool all_started(const struct world *w)
+{
+    for (unsigned i = 0; i < w->workers; i++) {
+        if (!w->members[i].started)
+            return false;
+    }
+    return true;
+}
+
+enum begun { BEGUN_WELL, BEGUN_BADLY, BEGUN_NOT };
+
+/* Another number of workers than before, perhaps; never fewer shards. BEGUN_NOT: the power goes
+ * before all have started. */
+static enum begun begin_life(struct world *w, bool may_crash)
+{
+    struct worker_options options;
+    uint64_t turns = may_crash && dice(w, 12) == 0 ? dice(w, 30) : 10000;
+
+    w->workers = 1 + (unsigned)dice(w, WORKERS_MAX);
+    unsigned shards = w->workers + (unsigned)dice(w, 2);
+    for (; w->shards < shards; w->shards++)
+        w->disks[w->shards] = simulated_disk_new(w->seed * SHARDS_MAX + w->shards);
+    w->failed_shards = 0;
+    make_loops(w);
+    w->office = w->workers > 1 ? office_new(w->workers) : NULL;
+    choose_options(w, &options);
+    unsigned first = (unsigned)dice(w, w->workers);
+    for (unsigned i = 0; i < w->workers; i++) {
+        member_start(w, (first + i) % w->workers, &options);
+        if (dice(w, 3) == 0)
+            world_run(w, dice(w, 3 * NANOSECONDS_PER_MS));
+    }
+    for (uint64_t i = 0; i < turns && !all_started(w); i++)
+        world_run(w, turns < 100 ? dice(w, NANOSECONDS_PER_MS) : 10 * NANOSECONDS_PER_MS);
+    if (!all_started(w)) {
+        CHECK(w, turns < 100, "not all workers start");
+        return BEGUN_NOT;
+    }
+    for (unsigned i = 1; i < w->workers; i++)
+        CHECK(w, (w->members[i].start_result == 0) == (w->members[0].start_result == 0),
+              "some workers start and some do not");
+    return w->members[0].start_result == 0 ? BEGUN_WELL : BEGUN_BADLY;
+}
+
+/* ---- the end ---- */
+
+static void free_loops(struct world *w)
+{
+    if (w->office)
+        office_free(w->office);
+    w->office = NULL;
+    for (unsigned i = w->workers; i-- > 0;) {
+        loop_free(w->members[i].loop);
+        w->members[i].loop = NULL;
+    }
+}
+
+static void end_crash(struct world *w)
+{
+    trace(w, "crash");
+    for (unsigned i = 0; i < w->shards; i++)
+        simulated_disk_crash(w->disks[i]);
+    for (unsigned i = 0; i < ACTORS; i++)
+        actor_abandon(&w->actors[i]);
+    for (unsigned i = 0; i < w->workers; i++) {
+        if (w->members[i].worker)
+            worker_abandon(w->members[i].worker);
+        w->members[i].worker = NULL;
+    }
+    free_loops(w);
+    w->crashes++;
+}
+
+/* Waits until no actor has anything pending; false: the power goes meanwhile. */
+static bool close_actors(struct world *w, unsigned worker)
+{
+    for (unsigned i = 0; i < ACTORS; i++) {
+        struct actor *actor = &w->actors[i];
+        if (!actor->client || actor->worker != worker)
+            continue;
+        actor_close(actor);
+        for (unsigned turn = 0; turn < 10000 && !actor_is_idle(actor); turn++)
+            world_run(w, 10 * NANOSECONDS_PER_MS);
+        CHECK(w, actor_is_idle(actor), "a request never completes");
+        actor_free(actor);
+    }
+    return dice(w, 20) > 0;
+}
+
+/* Nothing is on its way any more: the workers agree, and owe each other nothing. */
+static void check_quiet(struct world *w)
+{
+    world_run(w, 2000 * NANOSECONDS_PER_MS);
+    for (unsigned i = 0; i < w->workers; i++) {
+        worker_check(w->members[i].worker);
+        worker_check_quiet(w->members[i].worker);
+        worker_check_same_catalog(w->members[i].worker, w->members[0].worker);
+    }
+}
+
+static bool all_stopped(const struct world *w)
+{
+    for (unsigned i = 0; i < w->workers; i++) {
+        if (!w->members[i].stopped)
+            return false;
+    }
+    return true;
+}
+
+/* Worker after worker loses its clients and stops, or all lose them first. Sometimes the power goes
+ * meanwhile. */
+static void end_clean(struct world *w)
+{
+    unsigned first = (unsigned)dice(w, w->workers);
+    bool together = dice(w, 2);
+    bool power = true;
+
+    trace(w, "stop%s", together ? ", together" : "");
+    for (unsigned i = 0; together && power && i < w->workers; i++)
+        power = close_actors(w, i);
+    if (together && power)
+        check_quiet(w);
+    for (unsigned i = 0; power && i < w->workers; i++) {
+        struct member *member = &w->members[(first + i) % w->workers];
+        power = close_actors(w, (first + i) % w->workers);
+        if (power)
+            worker_stop(member->worker, on_stopped, member);
+        if (dice(w, 3) == 0)
+            world_run(w, dice(w, 5 * NANOSECONDS_PER_MS));
+    }
+    uint64_t turns = dice(w, 10) ? 10000 : dice(w, 30);
+    for (uint64_t i = 0; power && i < turns && !all_stopped(w); i++)
+        world_run(w, turns < 100 ? dice(w, NANOSECONDS_PER_MS) : 10 * NANOSECONDS_PER_MS);
+    if (!power || !all_stopped(w)) {
+        CHECK(w, !power || turns < 100, "not all workers stop");
+        end_crash(w);
+        return;
+    }
+    for (unsigned i = 0; i < w->workers; i++) {
+        struct member *member = &w->members[(first + i) % w->workers];
+        worker_free(member->worker);
+        member->worker = NULL;
+        for (unsigned s = 0; s < SHARDS_MAX && member->stores[s]; s++)
+            store_free(member->stores[s]);
+    }
+    free_loops(w);
+}
+
+/* ---- in between ---- */
+
+static uint64_t segments_removed(const struct world *w)
+{
+    uint64_t removed = 0;
+
+    for (unsigned i = 0; i < w->workers; i++) {
+        struct worker_statistics statistics;
+        worker_statistics(w->members[i].worker, &statistics);
+        removed += statistics.log.segments_removed;
+    }
+    return removed;
+}
+
+/* Some lives end when a log has just given up something, where a crash shows whether it could. */
+static void live(struct world *w)
+{
+    uint64_t steps = 20 + dice(w, 250);
+    uint64_t until = dice(w, 2) ? 0 : segments_removed(w) + 1 + dice(w, 2);
+
+    for (unsigned i = 0; i < ACTORS; i++)
+        actor_open(w, i);
+    for (uint64_t i = 0; i < steps; i++) {
+        actor_act(&w->actors[dice(w, ACTORS)]);
+        if (dice(w, 40) == 0)
+            simulated_pause(w->members[dice(w, w->workers)].loop, dice(w, 50 * NANOSECONDS_PER_MS));
+        for (unsigned turn = dice(w, 2) ? 0 : dice(w, 5) ? 5 : 200; turn > 0; turn--) {
+            world_run(w, 100000);
+            if (until && segments_removed(w) >= until)
+                return;
+        }
+    }
+    for (unsigned i = 0; i < w->workers; i++)
+        worker_check(w->members[i].worker);
+}
+
+/* The last life: no faults; everything that is there is taken out, by whomever. */
+static void drain(struct world *w)
+{
+    for (unsigned i = 0; i < ACTORS; i++)
+        actor_open(w, i);
+    for (unsigned q = 0; q < QUEUES_STAY; q++) {
+        struct actor *actor = &w->actors[dice(w, ACTORS)];
+        for (unsigned i = 0; i < 2000 && !actor->ready; i++)
+            world_run(w, NANOSECONDS_PER_MS);
+        CHECK(w, actor->ready, "no login");
+        for (;;) {
+            size_t before = actor->lease_count;
+            actor_get(actor, q);
+            for (unsigned i = 0; i < 100000 && actor->busy; i++)
+                world_run(w, 100000);
+            CHECK(w, !actor->busy, "a get never completes");
+            if (actor->lease_count == before)
+                break;
+            w->known[actor->lease_ids[before]].present_at_end = true;
+            while (actor->lease_count > LEASES_MAX / 2)
+                actor_settle(actor, actor->lease_count - 1, OUTCOME_ACCEPT);
+        }
+    }
+}
+
+/* ---- faults ---- */
+
+/* Of some of the disks; each does what it does on its own. */
+static void set_faults(struct world *w)
+{
+    bool all = dice(w, 2);
+
+    for (unsigned i = 0; i < w->shards; i++) {
+        struct simulated_faults *f = simulated_disk_faults(w->disks[i]);
+        *f = (struct simulated_faults){.latency_max_ns = 1 + dice(w, 5) * NANOSECONDS_PER_MS};
+        if (w->fault && strcmp(w->fault, "forget-syncs") == 0)
+            f->forget_syncs = true;
+        if (!all && dice(w, 2))
+            continue;
+        switch (w->seed % 8) {
+        case 1:
+            f->write_fails_ppm = 20000;
+            break;
+        case 2:
+            f->sync_fails_ppm = 20000;
+            break;
+        case 3:
+            f->read_fails_ppm = 20000;
+            break;
+        case 4:
+            f->flip_ppm = 20000;
+            break;
+        case 5:
+            f->capacity = 12u << 20;
+            break;
+        default:
+            break;
+        }
+    }
+}
+
+static void clear_faults(struct world *w)
+{
+    for (unsigned i = 0; i < w->shards; i++) {
+        struct simulated_faults *f = simulated_disk_faults(w->disks[i]);
+        *f = (struct simulated_faults){.latency_max_ns = 1000, .forget_syncs = f->forget_syncs};
+    }
+}
+
+static void one_life(struct world *w)
+{
+    set_faults(w);
+    if (begin_life(w, true) != BEGUN_WELL) {
+        end_crash(w);
+        return;
+    }
+    live(w);
+    if (dice(w, 4) == 0)
+        end_clean(w);
+    else
+        end_crash(w);
+}
+
+static void last_life(struct world *w)
+{
+    clear_faults(w);
+    w->draining = true;
+    if (begin_life(w, false) == BEGUN_WELL) {
+        drain(w);
+        model_judge(w);
+        end_clean(w);
+    } else {
+        CHECK(w, world_flipped(w), "the workers do not start without any fault: %s", "see above");
+        end_crash(w);
+    }
+}
+
+void world_run_seed(struct world *w)
+{
+    w->random_state = w->seed * 0x9e3779b97f4a7c15ull + 1;
+    w->logger =
+        (struct logger){.level = LOG_DEBUG, .descriptor = -1, .line = on_line, .context = w};
+    for (unsigned i = 0; i < ACTORS; i++)
+        w->actors[i].window = memory_new(IDS_MAX * sizeof(uint64_t));
+    w->shards = 1;
+    w->disks[0] = simulated_disk_new(w->seed * SHARDS_MAX);
+    uint64_t lives = 1 + dice(w, LIVES_MAX);
+    while (w->life < lives) {
+        one_life(w);
+        model_life_over(w);
+        w->life++;
+    }
+    last_life(w);
+    for (unsigned i = 0; i < w->shards; i++)
+        simulated_disk_free(w->disks[i]);
+    for (unsigned i = 0; i < ACTORS; i++)
+        free(w->actors[i].window);
+}

@@ -1,0 +1,209 @@
+/*
+ * The simulation's world: a process of several workers over disks that lose, tear, fail, fill up
+ * and turn bits; actors, which are its clients; and the model, which knows what each answer
+ * promised. Everything by one seed.
+ *
+ *   main.c      options, one world for each seed
+ *   world.c     lives: workers start, actors act, the process crashes or stops
+ *   actor.c     what clients do with queues that stay
+ *   restless.c  what they do with queues that come and go, on all workers at once
+ *   model.c     what was promised, and what became of it
+ */
+#ifndef SLUICE_SIMULATION_WORLD_H
+#define SLUICE_SIMULATION_WORLD_H
+
+#include "base/memory.h"
+#include "broker/catalog.h"
+#include "broker/worker.h"
+#include "loop/mail.h"
+#include "loop/simulated.h"
+#include "store/simulated/simulated.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define WORKERS_MAX 4u
+#define SHARDS_MAX  6u
+#define ACTORS      4u
+#define IDS_MAX     20000u
+#define LEASES_MAX  512u
+#define LIVES_MAX   4u
+
+/* Queues that stay come first, then those that come and go. */
+#define QUEUES_STAY 3u
+#define QUEUES      6u
+
+struct world;
+
+#define CHECK(world, condition, ...)                                                               \
+    do {                                                                                           \
+        if (!(condition))                                                                          \
+            failed(world, __VA_ARGS__);                                                            \
+    } while (0)
+
+/* ---- the model: one entry a message and queue ---- */
+
+struct known {
+    bool exists, persistent;
+    uint8_t queue;
+    uint8_t copies;   /* of a message that went to several queues: its entries, this the first */
+    bool confirmed;   /* it was told that it is safe */
+    bool may_be_gone; /* its queue was purged, or what became of its settlement is not known */
+    bool settled;     /* by a client, or purged, or delivered to a consumer that settles itself */
+    bool settle_durable; /* so that it must never come back */
+    bool delivered_ever, leased;
+    uint32_t publisher; /* the client that published it */
+    unsigned born;      /* the life in which it was published */
+    bool was_there;     /* in a later life, so it was on disk */
+    bool may_be_done; /* given out in the life it was published in, perhaps before it was on disk */
+    unsigned delivered_life; /* the last life in which it was delivered */
+    bool present_at_end;
+    uint32_t transaction; /* 0: none */
+    uint8_t shard;        /* where it went */
+    uint64_t sequence;    /* in its queue, once it was seen */
+    uint64_t queue_id;
+
+    /* While its settlement is on its way to the disk: */
+    uint64_t settle_stamp; /* it is durable with the first that is published after it, by the */
+    uint8_t settle_worker; /* same worker to the same shard */
+};
+
+struct transaction {
+    bool asked, committed;
+    uint64_t first, count; /* ids */
+};
+
+enum ask {
+    ASK_LOGIN,
+    ASK_ENTER,
+    ASK_DECLARE,
+    ASK_BIND,
+    ASK_SUBSCRIBE,
+    ASK_GET,
+    ASK_PURGE,
+    ASK_TRANSACT,
+    ASK_RESTLESS, /* whose answer promises nothing */
+};
+
+struct actor {
+    struct world *world;
+    unsigned index, worker;
+    uint32_t number; /* of the client: an actor is one after the other */
+    struct client *client;
+    struct publisher *publisher;
+    struct request request;
+    bool busy; /* the request is pending */
+    enum ask ask;
+    bool ready, no_flow, leaving;
+    unsigned declared, bound, asked_queue; /* sets of queues; one queue */
+    struct consumer *consumer;
+    unsigned consumer_queue;
+    bool consumer_settles;
+    uint64_t consumer_last; /* sequence, of what came to it for the first time */
+    uint64_t consumer_queue_id;
+    struct lease leases[LEASES_MAX];
+    uint64_t lease_ids[LEASES_MAX];
+    size_t lease_count;
+    uint64_t *window; /* publisher's sequence -> id */
+    uint64_t sequence, confirmed;
+    struct settlement settlements[8];
+    uint64_t settlement_ids[8];
+    size_t settlement_count;
+    struct publish publishes[4];
+    struct message *messages[4];
+    size_t publish_count;
+    uint32_t transaction;
+};
+
+struct member {
+    struct world *world;
+    struct loop *loop;
+    struct worker *worker;
+    struct store *stores[SHARDS_MAX];
+    bool started, stopping, stopped;
+    int start_result;
+};
+
+struct world {
+    const char *program;
+    uint64_t seed;
+    bool verbose;
+    const char *fault;
+    unsigned life;
+    struct office *office;
+    struct member members[WORKERS_MAX];
+    unsigned workers, shards; /* of this life */
+    struct simulated_disk *disks[SHARDS_MAX];
+    struct logger logger;
+    bool corruption_reported;
+    unsigned failed_shards; /* a set */
+    struct actor actors[ACTORS];
+    struct known known[IDS_MAX];
+    uint64_t ids;
+    uint64_t settling[IDS_MAX]; /* ids whose settlement is on its way to the disk */
+    uint64_t settling_count;
+    struct transaction transactions[IDS_MAX / 4];
+    uint32_t transaction_count;
+    unsigned queues_there, queues_bound; /* sets: a declaration, a binding was answered */
+    unsigned purges[QUEUES];             /* under way */
+    unsigned
+        unseen[QUEUES]; /* in this life: consumers that left, perhaps with messages on the way */
+    uint32_t clients;   /* so far */
+    uint64_t random_state;
+    bool draining;
+    uint64_t deliveries, far_deliveries, crashes, confirms, letters, passed;
+};
+
+/* ---- world.c ---- */
+
+void failed(const struct world *w, const char *format, ...) PRINTF_LIKE(2, 3)
+    __attribute__((noreturn));
+void trace(const struct world *w, const char *format, ...) PRINTF_LIKE(2, 3);
+uint64_t dice(struct world *w, uint64_t sides);
+void world_run(struct world *w, uint64_t for_ns); /* all loops */
+bool world_flipped(const struct world *w);        /* bits of any disk */
+void world_run_seed(struct world *w);
+
+/* ---- model.c ---- */
+
+extern const char *const queue_names[QUEUES];
+#define FANOUT_NAME "everywhere"
+
+/* `copies` entries, of which `queue` is the first's, and the others are of the queues behind it. */
+uint64_t model_new(struct actor *actor, unsigned queue, unsigned copies, bool persistent);
+struct message *model_message(struct actor *actor, uint64_t id, const char *exchange,
+                              const char *key);
+/* The entry of what was delivered. `consumer`: to the actor's; else to a get of it. */
+uint64_t model_delivered(struct actor *actor, unsigned queue, const struct delivery *delivery,
+                         bool to_consumer);
+void model_settled(struct actor *actor, uint64_t id, unsigned shard);
+void model_confirmed(struct actor *actor, uint64_t id, bool accepted);
+void model_purge_asked(struct world *w, unsigned queue);
+void model_life_over(struct world *w);
+void model_judge(struct world *w);
+
+/* ---- actor.c ---- */
+
+void actor_open(struct world *w, unsigned index);
+void actor_act(struct actor *actor);
+void actor_get(struct actor *actor, unsigned queue);
+void actor_settle(struct actor *actor, size_t index, enum outcome outcome);
+
+/* Gives everything back and closes; what is pending completes into nothing. */
+void actor_close(struct actor *actor);
+bool actor_is_idle(const struct actor *actor);
+void actor_free(struct actor *actor);
+
+/* After a crash: the broker has given up the client. */
+void actor_abandon(struct actor *actor);
+
+/* For restless.c: what has been asked, and how. */
+void actor_asked(struct actor *actor, enum ask ask, int outcome);
+
+/* ---- restless.c ---- */
+
+void restless_act(struct actor *actor);
+void restless_answered(struct actor *actor);
+
+#endif
