@@ -364,6 +364,8 @@ void peer_answer_free(struct peer *peer)
     for (struct list *link; (link = list_take_first(&peer->pending));) {
         struct asked *asked = CONTAINER_OF(link, struct asked, link);
         list_remove(&asked->request.link);
+        if (asked->request.is_get && asked->request.result.get.delivery.message)
+            message_unref(asked->request.result.get.delivery.message);
         free(asked->request.internal);
         free(asked);
     }
