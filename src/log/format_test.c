@@ -46,7 +46,7 @@ static void metadata_has_its_bytes(void **state)
     metadata_encode(&metadata, segments, bytes, sizeof bytes);
     assert_memory_equal(bytes, expected, sizeof expected);
     assert_int_equal(load_le64(bytes + 16), 21);
-    assert_int_equal(load_le32(bytes + 52), 1);
+    assert_int_equal(load_le32(bytes + 52), 3);
     assert_int_equal(load_le64(bytes + 96 + 48 + 32), 11);
     assert_int_equal(metadata_decode(slice_of(bytes, sizeof bytes), &back, &failure), 0);
     assert_int_equal(back.replay_block, 22);
