@@ -13,7 +13,8 @@
  *     SETTLE                    ------------------>
  *     PART_PUBLISH, PART_SETTLE, PART_DROP -------->   a transaction's part there, see part.h
  *     ASK_PART, ASK_DECISION    ------------------>    answered when done and durable
- *     PART_END                  ------------------>    happens, or does not; from the decider, too
+ *     ASK_END                   ------------------>    it happens, or does not; answered when seen
+ *     PART_END                  ------------------>    the same, from the decider after a start
  *     PART_APPLIED, PART_DOUBT  ------------------>    to the decider, by participants
  *
  *   worker with the catalog                          every other worker
@@ -38,7 +39,8 @@ enum letter {
     LETTER_ASK_DELETE,
     LETTER_ASK_CHANGE,
     LETTER_ASK_PART,
-    LETTER_ASK_DECISION, /* struct letter_ask_decision */
+    LETTER_ASK_DECISION,
+    LETTER_ASK_END,
     LETTER_ANSWER,
     LETTER_PUBLISH,
     LETTER_CONFIRM,
@@ -175,6 +177,11 @@ struct letter_part_end {
     struct letter_part part;
     uint32_t decider;
     bool commit;
+};
+
+struct letter_ask_end {
+    struct letter_ask ask;
+    struct letter_part_end end;
 };
 
 /* To the decider, about itself and a participant. */

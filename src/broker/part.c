@@ -33,8 +33,8 @@ struct part {
     struct list end_link;  /* ledger.ending */
     uint32_t decider;
     bool commits;
-    bool is_logged; /* the ledger has a record of it */
-    struct request *request;
+    bool is_logged;          /* the ledger has a record of it */
+    struct request *request; /* goes on when it is prepared, or its end is to be seen */
 
     struct part_publish *publishes;
     size_t publish_count, publish_capacity, publish_at;
@@ -327,9 +327,14 @@ static void write_end(struct part *part)
 /* True: nothing more to do for it now. */
 static bool end_slice(struct part *part, uint64_t until_ns)
 {
+    struct request *request = part->request;
+
     if (!drop_publishes(part, until_ns) || !end_items(part, until_ns))
         return false;
     list_remove(&part->work_link);
+    part->request = NULL;
+    if (request)
+        request_go_on(request);
     if (!part->is_logged) {
         part_over(part, true);
         return true;
@@ -363,16 +368,21 @@ void part_drop(struct shard *shard, struct transaction_id id)
         end_begin(part, false);
 }
 
-void part_end(struct shard *shard, struct transaction_id id, uint32_t decider, bool commit)
+void part_end(struct shard *shard, struct transaction_id id, uint32_t decider, bool commit,
+              struct request *request)
 {
     struct part *part = part_find(shard, id);
 
     if (part && part->phase == PART_PREPARED) {
         part->decider = decider;
+        part->request = request;
         end_begin(part, commit);
-    } else if (!part && commit) {
-        tell_applied(shard, id, decider);
+        return;
     }
+    if (!part && commit)
+        tell_applied(shard, id, decider);
+    if (request)
+        request_go_on(request);
 }
 
 /* ---- alone ---- */
@@ -898,7 +908,7 @@ static void tell_decision(struct shard *decider, struct transaction_id id, uint3
     if (!place)
         return;
     if (place->is_here)
-        part_end(shard_of(place), id, decider->number, true);
+        part_end(shard_of(place), id, decider->number, true, NULL);
     else
         peer_part_end(peer_of(place), id, to, decider->number, true);
 }
@@ -924,7 +934,7 @@ void ledger_answer(struct shard *decider, struct transaction_id id, uint32_t ask
     if (!place)
         return;
     if (place->is_here)
-        part_end(shard_of(place), id, decider->number, commit);
+        part_end(shard_of(place), id, decider->number, commit, NULL);
     else
         peer_part_end(peer_of(place), id, asker, decider->number, commit);
 }

@@ -53,8 +53,10 @@ void part_do_alone(struct part *part, struct request *request);
  * part undoes itself; when waiting fails, it is prepared. */
 void part_prepare(struct part *part, uint32_t decider, struct request *request);
 
-/* The transaction happens, or does not; also for a part that is not known (any more). */
-void part_end(struct shard *shard, struct transaction_id id, uint32_t decider, bool commit);
+/* The transaction happens, or does not; also for a part that is not known (any more). If somebody
+ * wants to know, request_go_on() follows when everybody can see it. */
+void part_end(struct shard *shard, struct transaction_id id, uint32_t decider, bool commit,
+              struct request *request);
 
 /* Undoes a part that was never asked to prepare, or to do its work: leases go back. */
 void part_drop(struct shard *shard, struct transaction_id id);

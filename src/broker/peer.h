@@ -119,6 +119,10 @@ void peer_part_ask(struct request *request, struct peer *peer, const struct lett
 void peer_decide(struct request *request, struct peer *peer, const struct letter_part *decider,
                  const uint32_t *shards, size_t count);
 
+/* The request goes on when the part's end is to be seen. */
+void peer_ask_end(struct request *request, struct peer *peer, const struct letter_part *part,
+                  uint32_t decider, bool commit);
+
 /* Of shards, to each other. */
 void peer_part_end(struct peer *peer, struct transaction_id id, uint32_t shard, uint32_t decider,
                    bool commit);

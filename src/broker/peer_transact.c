@@ -67,6 +67,14 @@ void peer_decide(struct request *request, struct peer *peer, const struct letter
     memcpy(letter + 1, shards, count * sizeof *shards);
 }
 
+void peer_ask_end(struct request *request, struct peer *peer, const struct letter_part *part,
+                  uint32_t decider, bool commit)
+{
+    struct letter_ask_end *letter = peer_ask(peer, LETTER_ASK_END, sizeof *letter, request, 0);
+
+    letter->end = (struct letter_part_end){*part, decider, commit};
+}
+
 void peer_part_end(struct peer *peer, struct transaction_id id, uint32_t shard, uint32_t decider,
                    bool commit)
 {
@@ -178,7 +186,16 @@ static void end(struct peer *peer, const struct letter_part_end *letter)
     struct shard *shard = shard_here(peer, letter->part.shard);
 
     if (shard)
-        part_end(shard, letter->part.id, letter->decider, letter->commit);
+        part_end(shard, letter->part.id, letter->decider, letter->commit, NULL);
+}
+
+static void ask_end(struct peer *peer, const struct letter_ask_end *letter)
+{
+    const struct letter_part_end *what = &letter->end;
+    struct request *request = asked_begin(peer, &letter->ask);
+
+    part_end(shard_here(peer, what->part.shard), what->part.id, what->decider, what->commit,
+             request);
 }
 
 bool peer_part_received(struct peer *peer, unsigned kind, struct slice letter)
@@ -204,6 +221,9 @@ bool peer_part_received(struct peer *peer, unsigned kind, struct slice letter)
         return true;
     case LETTER_ASK_DECISION:
         decide(peer, data);
+        return true;
+    case LETTER_ASK_END:
+        ask_end(peer, data);
         return true;
     case LETTER_PART_END:
         if (!is_closing)

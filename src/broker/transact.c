@@ -6,10 +6,10 @@
  *   alone     there is one part, and it is small: it does all at once
  *   prepare   otherwise each part prepares; if one cannot, all are undone
  *   decide    one of the shards logs that the transaction happens; from then on it does
- *   end       all parts are told, and the client
+ *   end       all parts are told, and answer when everybody can see it; then the client is told
  *
- * The client is answered before the parts have ended: what its worker asks of them later comes
- * behind in the mail, so it finds its own writes.
+ * So the client finds its own writes, wherever it looks. It does not wait for the parts' END to be
+ * durable: the decision is.
  */
 #include "broker/part.h"
 #include "broker/peer.h"
@@ -42,7 +42,7 @@ struct transaction {
     const struct settlement *settlements;
     size_t settlement_count, settlement_at;
     uint64_t version; /* of the catalog, that its queues need */
-    size_t waiting;   /* shares that are preparing */
+    size_t waiting;   /* for answers of shares */
     bool may_be_decided;
     struct share *decider; /* NULL: nothing of it is durable */
     struct share **shares; /* by shard; NULL: nothing to do there */
@@ -227,31 +227,6 @@ static void over(struct transaction *t)
     transaction_free(t);
 }
 
-static void tell_end(struct transaction *t, bool commit)
-{
-    uint32_t decider = t->decider ? t->decider->part.shard : 0;
-
-    EACH_SHARE(t, share)
-    {
-        if (share->place->is_here)
-            part_end(shard_of(share->place), t->id, decider, commit);
-        else
-            peer_part_end(peer_of(share->place), t->id, share->part.shard, decider, commit);
-    }
-}
-
-/* With the request's failure, if it has one. */
-static void end(struct transaction *t)
-{
-    struct request *request = t->request;
-
-    tell_end(t, request->failure.code == 0);
-    over(t);
-    request_go_on(request);
-}
-
-/* ---- deciding ---- */
-
 static void request_of_share(struct share *share, int (*next)(struct request *request))
 {
     struct request *request = &share->request;
@@ -262,6 +237,42 @@ static void request_of_share(struct share *share, int (*next)(struct request *re
     request->next = next;
     list_init(&request->link);
 }
+
+static void ended_one(struct transaction *t)
+{
+    struct request *request = t->request;
+
+    if (--t->waiting > 0)
+        return;
+    over(t);
+    request_go_on(request);
+}
+
+static int ended(struct request *request)
+{
+    ended_one(CONTAINER_OF(request, struct share, request)->transaction);
+    return PENDING;
+}
+
+/* All is told: to commit, if the request has no failure. */
+static void end(struct transaction *t)
+{
+    uint32_t decider = t->decider ? t->decider->part.shard : 0;
+    bool commit = t->request->failure.code == 0;
+
+    t->waiting = t->share_count + 1;
+    EACH_SHARE(t, share)
+    {
+        request_of_share(share, ended);
+        if (share->place->is_here)
+            part_end(shard_of(share->place), t->id, decider, commit, &share->request);
+        else
+            peer_ask_end(&share->request, peer_of(share->place), &share->part, decider, commit);
+    }
+    ended_one(t);
+}
+
+/* ---- deciding ---- */
 
 /* The first failure is the transaction's. */
 static void take_failure(struct transaction *t, const struct failure *failure)
