@@ -6,6 +6,7 @@ a test asks for what RabbitMQ does.
 
 import itertools
 import os
+import signal
 import sys
 
 import pika
@@ -28,6 +29,22 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if IS_RABBITMQ and "sluice_only" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="of sluice alone"))
+
+
+TEST_TIMEOUT_S = int(os.environ.get("SLUICE_TEST_TIMEOUT", "120"))
+
+
+@pytest.fixture(autouse=True)
+def ends_in_time():
+    """A client that waits for ever is a failed test, not a hung run."""
+    def too_late(_number, _frame):
+        raise TimeoutError(f"not done after {TEST_TIMEOUT_S} s")
+
+    before = signal.signal(signal.SIGALRM, too_late)
+    signal.alarm(TEST_TIMEOUT_S)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(scope="session")
