@@ -62,6 +62,13 @@ static void check_queue_quiet(const struct catalog_queue *queue)
     ASSERT(!hosted->exclusive_consumer);
 }
 
+static void check_shard_quiet(const struct shard *shard)
+{
+    check_line_quiet(&shard->place.line);
+    ASSERT(list_empty(&shard->discards));
+    ASSERT(map_count(&shard->ledger.parts) == 0 || shard->has_failed);
+}
+
 void worker_check_quiet(const struct worker *worker)
 {
     struct map_cursor cursor = {0};
@@ -73,15 +80,15 @@ void worker_check_quiet(const struct worker *worker)
     ASSERT(list_empty(&worker->logins) && list_empty(&worker->login_waiters));
     ASSERT(list_empty(&worker->catalog.forgotten));
     check_line_quiet(&worker->catalog_settled);
-    ASSERT(worker->catalog_settled.done == worker->catalog.events);
+    ASSERT(worker->catalog_settled.failed ||
+           worker->catalog_settled.done == worker->catalog.events);
     for (unsigned i = 0; i < worker->count; i++) {
         if (worker->peers[i])
             check_peer_quiet(worker->peers[i]);
     }
-    for (unsigned i = 0; i < worker->shard_count; i++) {
-        check_line_quiet(&worker->shards[i]->place.line);
-        ASSERT(list_empty(&worker->shards[i]->discards));
-    }
+    ASSERT(list_empty(&worker->parts) && list_empty(&worker->transactions));
+    for (unsigned i = 0; i < worker->shard_count; i++)
+        check_shard_quiet(worker->shards[i]);
     for (struct catalog_queue *q; (q = map_next(&worker->catalog.queues_by_id, &cursor));)
         check_queue_quiet(q);
 }

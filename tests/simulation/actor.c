@@ -103,21 +103,12 @@ static void release_messages(struct actor *actor)
 
 static void answer_transact(struct actor *actor)
 {
-    struct world *w = actor->world;
-    struct transaction *t = &w->transactions[actor->transaction];
     bool done = actor->request.failure.code == 0;
 
-    trace(w, "actor %u: transaction %u %s", actor->index, actor->transaction,
+    trace(actor->world, "actor %u: transaction %u %s", actor->index, actor->transaction,
           done ? "committed" : actor->request.failure.text);
-    t->committed = done;
-    for (size_t i = 0; i < actor->publish_count; i++)
-        w->known[t->first + i].confirmed = done;
+    model_transacted(actor->world, actor->transaction, done);
     release_messages(actor);
-    for (size_t i = 0; i < actor->settlement_count; i++) {
-        struct known *k = &w->known[actor->settlement_ids[i]];
-        k->settled = k->settled || done;
-        k->settle_durable = k->settle_durable || (done && k->persistent);
-    }
 }
 
 static void answer_get(struct actor *actor)
@@ -364,38 +355,38 @@ static void purge(struct actor *actor)
                 broker_purge_queue(actor->client, &actor->request, slice_text(queue_names[queue])));
 }
 
-/* ---- transactions ---- */
+/* ---- transactions, over whatever shards the queues are in ---- */
 
-/* The queues that one transaction may be about, as a set: those of the first shard that the actor's
- * worker hosts. */
-static unsigned transactable(const struct actor *actor)
-{
-    const struct world *w = actor->world;
-    const struct catalog *catalog = worker_catalog(w->members[actor->worker].worker);
-    const struct vhost *vhost = catalog_vhost(catalog, slice_text("/"));
-    unsigned set = 0;
-
-    for (unsigned i = 0; i < QUEUES_STAY; i++) {
-        const struct catalog_queue *queue = vhost_queue(vhost, slice_text(queue_names[i]));
-        if (queue && queue->shard == actor->worker + 1)
-            set |= 1u << i;
-    }
-    return set;
-}
-
-static void transact_settlements(struct actor *actor, unsigned queues)
+static void transact_publishes(struct actor *actor, struct transaction *t)
 {
     struct world *w = actor->world;
 
-    actor->settlement_count = 0;
-    for (size_t at = actor->lease_count; at-- > 0 && actor->settlement_count < 8;) {
+    t->first = w->ids + 1;
+    uint32_t publisher = ++w->clients;
+    t->count = dice(w, 5);
+    actor->publish_count = t->count;
+    for (size_t i = 0; i < actor->publish_count; i++) {
+        unsigned queue = (unsigned)dice(w, dice(w, 8) ? QUEUES_STAY : QUEUES);
+        uint64_t id = model_new(actor, queue, 1, dice(w, 8) > 0);
+        w->known[id].in_transaction = true;
+        w->known[id].publisher = publisher;
+        w->known[id].may_be_gone |= !w->known[id].persistent;
+        actor->messages[i] = model_message(actor, id, "", queue_names[queue]);
+        actor->publishes[i] = (struct publish){.message = actor->messages[i]};
+    }
+}
+
+static void transact_settlements(struct actor *actor, struct transaction *t)
+{
+    struct world *w = actor->world;
+
+    while (t->settled_count < SETTLEMENTS_MAX && actor->lease_count > 0 && dice(w, 5) > 0) {
+        size_t at = dice(w, actor->lease_count);
         uint64_t id = actor->lease_ids[at];
-        if (!(queues & 1u << w->known[id].queue))
-            continue;
-        actor->settlement_ids[actor->settlement_count] = id;
-        actor->settlements[actor->settlement_count++] =
+        t->settled[t->settled_count] = id;
+        actor->settlements[t->settled_count++] =
             (struct settlement){lease_take(actor, at), OUTCOME_ACCEPT};
-        w->known[id].may_be_gone = true; /* until it is answered */
+        w->known[id].settled_in = actor->transaction;
         trace(w, "actor %u settles %" PRIu64 " in transaction %u", actor->index, id,
               actor->transaction);
     }
@@ -404,30 +395,19 @@ static void transact_settlements(struct actor *actor, unsigned queues)
 static void transact(struct actor *actor)
 {
     struct world *w = actor->world;
-    unsigned queues = transactable(actor) & actor->declared;
 
-    if (w->ids + 5 >= IDS_MAX || queues == 0 || w->transaction_count + 1 >= IDS_MAX / 4)
+    if (w->ids + 5 >= IDS_MAX || w->transaction_count + 1 >= IDS_MAX / 4)
         return;
     actor->transaction = ++w->transaction_count;
     struct transaction *t = &w->transactions[actor->transaction];
-    *t = (struct transaction){.asked = true, .first = w->ids + 1};
-    actor->publish_count = t->count = 1 + dice(w, 4);
-    for (size_t i = 0; i < actor->publish_count; i++) {
-        unsigned queue = (unsigned)dice(w, QUEUES_STAY);
-        while (!(queues & 1u << queue))
-            queue = (queue + 1) % QUEUES_STAY;
-        uint64_t id = model_new(actor, queue, 1, true);
-        w->known[id].transaction = actor->transaction;
-        actor->messages[i] = model_message(actor, id, "", queue_names[queue]);
-        actor->publishes[i] = (struct publish){.message = actor->messages[i]};
-    }
-    transact_settlements(actor, queues);
+    *t = (struct transaction){0};
+    transact_publishes(actor, t);
+    transact_settlements(actor, t);
     trace(w, "actor %u asks for transaction %u: publishes %" PRIu64 " to %" PRIu64 ", settles %zu",
-          actor->index, actor->transaction, t->first, t->first + t->count - 1,
-          actor->settlement_count);
+          actor->index, actor->transaction, t->first, t->first + t->count - 1, t->settled_count);
     actor_asked(actor, ASK_TRANSACT,
                 broker_transact(actor->client, &actor->request, actor->publishes,
-                                actor->publish_count, actor->settlements, actor->settlement_count));
+                                actor->publish_count, actor->settlements, t->settled_count));
 }
 
 /* ---- acting ---- */
@@ -483,8 +463,7 @@ static void act_freely(struct actor *actor)
         restless_act(actor);
         break;
     default:
-        if (dice(w, 3) == 0)
-            transact(actor);
+        transact(actor);
     }
 }
 

@@ -164,10 +164,16 @@ uint64_t model_delivered(struct actor *actor, unsigned queue, const struct deliv
     CHECK(w, k->sequence == 0 || k->sequence == delivery->lease.sequence,
           "message %" PRIu64 " was number %" PRIu64 ", and is number %" PRIu64, id, k->sequence,
           delivery->lease.sequence);
+    if (k->settled_in) {
+        CHECK(w, !w->transactions[k->settled_in].committed || w->corruption_reported,
+              "message %" PRIu64 " was settled in transaction %u and is back", id, k->settled_in);
+        w->transactions[k->settled_in].came_back = id;
+        k->settled_in = 0;
+    }
     k->queue_id = delivery->lease.queue->id;
     k->sequence = delivery->lease.sequence;
     check_place(w, id);
-    if (to_consumer)
+    if (to_consumer && !k->in_transaction) /* those stand in their place and wait */
         check_order(actor, k, id);
     /* a log that has failed cannot keep the mark any more */
     k->delivered_ever =
@@ -232,6 +238,25 @@ void model_confirmed(struct actor *actor, uint64_t id, bool accepted)
     w->confirms++;
 }
 
+/* Answered: it has happened; or, where it could not be made durable, nobody knows. */
+void model_transacted(struct world *w, uint32_t number, bool done)
+{
+    struct transaction *t = &w->transactions[number];
+
+    t->committed = done;
+    for (uint64_t i = 0; done && i < t->count; i++)
+        w->known[t->first + i].confirmed = true;
+    for (size_t i = 0; done && i < t->settled_count; i++) {
+        struct known *k = &w->known[t->settled[i]];
+        CHECK(w, k->settled_in == number,
+              "transaction %u is answered, but message %" PRIu64 ", which it settled, came back",
+              number, t->settled[i]);
+        k->settled_in = 0;
+        k->settled = true;
+        k->settle_durable = k->persistent;
+    }
+}
+
 /* Nothing that is in the queue, or on its way there, is promised any more. */
 void model_purge_asked(struct world *w, unsigned queue)
 {
@@ -256,6 +281,23 @@ void model_life_over(struct world *w)
 
 /* ---- the end ---- */
 
+/* What the transaction settled is gone, if it happened, and there, if it did not. */
+static void judge_settlements(struct world *w, uint32_t number, bool happened, bool may_miss)
+{
+    const struct transaction *t = &w->transactions[number];
+
+    CHECK(w, !happened || !t->came_back || may_miss,
+          "transaction %u happened, but message %" PRIu64 ", which it settled, came back", number,
+          t->came_back);
+    for (size_t i = 0; i < t->settled_count; i++) {
+        const struct known *k = &w->known[t->settled[i]];
+        bool must = k->persistent && k->confirmed && !k->may_be_gone && k->settled_in == number;
+        CHECK(w, happened || !must || k->present_at_end || may_miss,
+              "transaction %u did not happen, but message %" PRIu64 ", which it settled, is gone",
+              number, t->settled[i]);
+    }
+}
+
 static void judge_transaction(struct world *w, uint32_t number, bool may_miss)
 {
     const struct transaction *t = &w->transactions[number];
@@ -273,6 +315,8 @@ static void judge_transaction(struct world *w, uint32_t number, bool may_miss)
           there, missing);
     CHECK(w, !t->committed || missing == 0 || may_miss,
           "transaction %u was committed and did not happen", number);
+    if (there > 0 || missing > 0)
+        judge_settlements(w, number, there > 0, may_miss);
 }
 
 void model_judge(struct world *w)
@@ -281,7 +325,8 @@ void model_judge(struct world *w)
 
     for (uint64_t id = 1; id <= w->ids; id++) {
         const struct known *k = &w->known[id];
-        bool must = k->persistent && k->confirmed && !k->settled && !k->may_be_gone;
+        bool must =
+            k->persistent && k->confirmed && !k->settled && !k->may_be_gone && !k->settled_in;
         if (must && !k->present_at_end)
             CHECK(w, may_miss, "message %" PRIu64 " of %s was confirmed and is lost", id,
                   queue_names[k->queue]);

@@ -47,21 +47,22 @@ struct world;
 struct known {
     bool exists, persistent;
     uint8_t queue;
-    uint8_t copies;   /* of a message that went to several queues: its entries, this the first */
+    uint8_t copies; /* of a message that went to several queues: its entries, this the first */
+    bool in_transaction;
     bool confirmed;   /* it was told that it is safe */
     bool may_be_gone; /* its queue was purged, or what became of its settlement is not known */
     bool settled;     /* by a client, or purged, or delivered to a consumer that settles itself */
     bool settle_durable; /* so that it must never come back */
     bool delivered_ever, leased;
-    uint32_t publisher; /* the client that published it */
+    uint32_t publisher; /* the client that published it, or the transaction: one order */
     unsigned born;      /* the life in which it was published */
     bool was_there;     /* in a later life, so it was on disk */
     bool may_be_done; /* given out in the life it was published in, perhaps before it was on disk */
     unsigned delivered_life; /* the last life in which it was delivered */
     bool present_at_end;
-    uint32_t transaction; /* 0: none */
-    uint8_t shard;        /* where it went */
-    uint64_t sequence;    /* in its queue, once it was seen */
+    uint32_t settled_in; /* a transaction of which no good answer came; 0: none */
+    uint8_t shard;       /* where it went */
+    uint64_t sequence;   /* in its queue, once it was seen */
     uint64_t queue_id;
 
     /* While its settlement is on its way to the disk: */
@@ -69,9 +70,14 @@ struct known {
     uint8_t settle_worker; /* same worker to the same shard */
 };
 
+#define SETTLEMENTS_MAX 8u
+
 struct transaction {
-    bool asked, committed;
-    uint64_t first, count; /* ids */
+    bool committed;
+    uint64_t first, count; /* ids that it publishes */
+    uint64_t settled[SETTLEMENTS_MAX];
+    size_t settled_count;
+    uint64_t came_back; /* one of those, which was given out again: so it did not happen */
 };
 
 enum ask {
@@ -107,9 +113,7 @@ struct actor {
     size_t lease_count;
     uint64_t *window; /* publisher's sequence -> id */
     uint64_t sequence, confirmed;
-    struct settlement settlements[8];
-    uint64_t settlement_ids[8];
-    size_t settlement_count;
+    struct settlement settlements[SETTLEMENTS_MAX];
     struct publish publishes[4];
     struct message *messages[4];
     size_t publish_count;
@@ -179,6 +183,7 @@ uint64_t model_delivered(struct actor *actor, unsigned queue, const struct deliv
                          bool to_consumer);
 void model_settled(struct actor *actor, uint64_t id, unsigned shard);
 void model_confirmed(struct actor *actor, uint64_t id, bool accepted);
+void model_transacted(struct world *w, uint32_t number, bool done);
 void model_purge_asked(struct world *w, unsigned queue);
 void model_life_over(struct world *w);
 void model_judge(struct world *w);
