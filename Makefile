@@ -5,7 +5,7 @@ BUILD = build
 JOBS = $(shell nproc)
 CHECKOUT = $(CURDIR)
 
-.PHONY: all build run test check soak asan tsan clang fuzz bench bench-peers bench-disturb format clean
+.PHONY: all build run test sim check soak asan tsan clang fuzz bench bench-peers bench-disturb format clean
 
 all: build
 
@@ -24,6 +24,13 @@ run:
 test:
 	@tools/install-packages build run test
 	@tools/test unit integration crash simulation fuzz
+
+# One seed of the simulation again, event by event: make sim SEED=42.
+SEED = 1
+sim:
+	@tools/configure $(BUILD)
+	@ninja -C $(BUILD) --quiet tests/simulation/simulate
+	@$(BUILD)/tests/simulation/simulate --seed $(SEED) --count 1 --verbose
 
 # Static: format, analysis, direction of includes, banned calls, what each folder must have.
 check:

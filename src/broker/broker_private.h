@@ -165,9 +165,6 @@ void request_complete(struct request *request);
 /* Gives up what helpers are at work on (the loop is never run again). */
 void logins_free(struct worker *worker);
 
-/* Releases the memory of a client that is given up: nobody is told. */
-void client_abandon(struct client *client);
-
 /* A client that is no connection: in nobody's list, never limited. */
 struct client *client_new_proxy(struct worker *worker, const struct client_events *events,
                                 void *session);

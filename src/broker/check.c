@@ -34,18 +34,58 @@ static void check_line_quiet(const struct line *line)
     ASSERT(list_empty(&line->publishers));
 }
 
-static void check_peer_quiet(const struct peer *peer)
+static void check_peer_at_rest(const struct peer *peer)
 {
     check_line_quiet(&peer->place.line);
     ASSERT(map_count(&peer->asked) == 0);
     ASSERT(peer->place.line.done == peer->ticket_last);
     ASSERT(peer->sent_bytes == peer->credited_bytes);
     ASSERT(peer->received_bytes == peer->returned_bytes);
-    ASSERT(map_count(&peer->subscriptions) == 0);
-    ASSERT(map_count(&peer->consumers) == 0);
     ASSERT(list_empty(&peer->pending));
-    ASSERT(list_empty(&peer->proxy->subscriptions));
     ASSERT(peer->proxy->outstanding == 0);
+}
+
+static void check_shard_at_rest(const struct shard *shard)
+{
+    check_line_quiet(&shard->place.line);
+    ASSERT(list_empty(&shard->discards));
+    ASSERT(map_count(&shard->ledger.parts) == 0 || shard->has_failed);
+}
+
+static void check_queues_at_rest(const struct worker *worker)
+{
+    struct map_cursor cursor = {0};
+
+    for (const struct catalog_queue *q; (q = map_next(&worker->catalog.queues_by_id, &cursor));) {
+        if (!q->hosted)
+            continue;
+        const struct queue *queue = &q->hosted->queue;
+        ASSERT(queue->ready == 0 || list_empty(&queue->active) || queue->host->quarantined > 0);
+        ASSERT(list_empty(&q->hosted->getters));
+    }
+}
+
+void worker_check_rest(const struct worker *worker)
+{
+    ASSERT(list_empty(&worker->completions) && list_empty(&worker->cancellations));
+    ASSERT(list_empty(&worker->jobs) && list_empty(&worker->publishers_ready));
+    ASSERT(list_empty(&worker->logins) && list_empty(&worker->login_waiters));
+    ASSERT(list_empty(&worker->parts) && list_empty(&worker->transactions));
+    check_line_quiet(&worker->catalog_settled);
+    ASSERT(worker->catalog_settled.failed ||
+           worker->catalog_settled.done == worker->catalog.events);
+    for (unsigned i = 0; i < worker->count; i++) {
+        if (worker->peers[i])
+            check_peer_at_rest(worker->peers[i]);
+    }
+    for (unsigned i = 0; i < worker->shard_count; i++)
+        check_shard_at_rest(worker->shards[i]);
+    check_queues_at_rest(worker);
+    LIST_EACH (&worker->clients, link) {
+        const struct client *client = CONTAINER_OF(link, struct client, link);
+        LIST_EACH (&client->subscriptions, subscription)
+            ASSERT(list_empty(&CONTAINER_OF(subscription, struct subscription, client_link)->held));
+    }
 }
 
 static void check_queue_quiet(const struct catalog_queue *queue)
@@ -58,37 +98,25 @@ static void check_queue_quiet(const struct catalog_queue *queue)
         return;
     ASSERT(hosted->queue.leased == 0 && hosted->queue.consumers == 0);
     ASSERT(hosted->queue.references == 1 && !hosted->queue.getters_wait);
-    ASSERT(list_empty(&hosted->subscriptions) && list_empty(&hosted->getters));
+    ASSERT(list_empty(&hosted->subscriptions));
     ASSERT(!hosted->exclusive_consumer);
-}
-
-static void check_shard_quiet(const struct shard *shard)
-{
-    check_line_quiet(&shard->place.line);
-    ASSERT(list_empty(&shard->discards));
-    ASSERT(map_count(&shard->ledger.parts) == 0 || shard->has_failed);
 }
 
 void worker_check_quiet(const struct worker *worker)
 {
     struct map_cursor cursor = {0};
 
+    worker_check_rest(worker);
     ASSERT(worker->client_count == 0 && map_count(&worker->clients_by_id) == 0);
-    ASSERT(list_empty(&worker->completions) && list_empty(&worker->cancellations));
-    ASSERT(list_empty(&worker->jobs) && list_empty(&worker->publishers_ready));
     ASSERT(list_empty(&worker->flow_waiters));
-    ASSERT(list_empty(&worker->logins) && list_empty(&worker->login_waiters));
     ASSERT(list_empty(&worker->catalog.forgotten));
-    check_line_quiet(&worker->catalog_settled);
-    ASSERT(worker->catalog_settled.failed ||
-           worker->catalog_settled.done == worker->catalog.events);
     for (unsigned i = 0; i < worker->count; i++) {
-        if (worker->peers[i])
-            check_peer_quiet(worker->peers[i]);
+        const struct peer *peer = worker->peers[i];
+        if (!peer)
+            continue;
+        ASSERT(map_count(&peer->subscriptions) == 0 && map_count(&peer->consumers) == 0);
+        ASSERT(list_empty(&peer->proxy->subscriptions));
     }
-    ASSERT(list_empty(&worker->parts) && list_empty(&worker->transactions));
-    for (unsigned i = 0; i < worker->shard_count; i++)
-        check_shard_quiet(worker->shards[i]);
     for (struct catalog_queue *q; (q = map_next(&worker->catalog.queues_by_id, &cursor));)
         check_queue_quiet(q);
 }

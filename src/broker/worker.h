@@ -75,6 +75,9 @@ void worker_free(struct worker *worker);
  * again. */
 void worker_abandon(struct worker *worker);
 
+/* The same for a client that was closed and had requests pending still: before its worker. */
+void client_abandon(struct client *client);
+
 uint32_t worker_client_count(const struct worker *worker);
 
 struct worker_statistics {
@@ -91,8 +94,12 @@ const struct catalog *worker_catalog(const struct worker *worker);
 /* Walks everything and asserts the invariants. */
 void worker_check(const struct worker *worker);
 
-/* The same for when no worker has clients any more and all mail has been read: no request, lease,
- * ticket, credit or consumer is left over. */
+/* Asserts that nothing is on its way: requests are answered, publishes confirmed, their credit is
+ * back, and whoever can get a message has it. For when all mail has been read, the disks have
+ * answered and consumers have been resumed. */
+void worker_check_rest(const struct worker *worker);
+
+/* The same, when no worker has clients any more: no lease, consumer or owner is left over. */
 void worker_check_quiet(const struct worker *worker);
 
 /* Asserts that two workers have the same copy of the catalog, when nothing is on its way. */

@@ -46,7 +46,7 @@ static int on_deliver(void *session, void *cookie, const struct delivery *delive
     (void)cookie;
     if (!actor->consumer_settles && actor->lease_count == LEASES_MAX)
         return E_ROOM;
-    if (dice(w, 50) == 0)
+    if (!w->resting && dice(w, 50) == 0)
         return E_ROOM;
     uint64_t id = model_delivered(actor, actor->consumer_queue, delivery, true);
     if (actor->consumer_settles)
@@ -537,6 +537,30 @@ void actor_close(struct actor *actor)
     client_close(actor->client);
 }
 
+void actor_rest(struct actor *actor)
+{
+    if (actor->leaving)
+        return;
+    while (actor->lease_count > LEASES_MAX / 2)
+        actor_settle(actor, 0, OUTCOME_ACCEPT);
+    if (actor->consumer)
+        broker_resume(actor->consumer);
+}
+
+void actor_check_rest(const struct actor *actor)
+{
+    const struct world *w = actor->world;
+
+    CHECK(w, !actor->busy || actor_is_idle(actor), "request %d of actor %u is never answered",
+          (int)actor->ask, actor->index);
+    if (actor->leaving)
+        return;
+    CHECK(w, actor->confirmed == actor->sequence,
+          "actor %u waits for confirms of %" PRIu64 " to %" PRIu64, actor->index,
+          actor->confirmed + 1, actor->sequence);
+    CHECK(w, !actor->no_flow || w->failed_shards != 0, "actor %u may not go on", actor->index);
+}
+
 bool actor_is_idle(const struct actor *actor)
 {
     return client_idle(actor->client);
@@ -560,5 +584,7 @@ void actor_abandon(struct actor *actor)
     if (actor->busy && actor->ask == ASK_GET && !actor_is_idle(actor) &&
         actor->request.result.get.delivery.message)
         message_unref(actor->request.result.get.delivery.message);
+    if (actor->leaving)
+        client_abandon(actor->client);
     actor->client = NULL;
 }

@@ -6,9 +6,10 @@ const char *const queue_names[QUEUES] = {"durable-0",  "durable-1",  "durable-2"
 
 /* ---- bodies tell their id and check themselves ---- */
 
-static size_t body_size(uint64_t id)
+/* In some seeds so many are large that workers run out of credit with each other. */
+static size_t body_size(const struct world *w, uint64_t id)
 {
-    if (id % 97 == 0)
+    if (id % (w->seed % 16 == 7 ? 3 : 97) == 0)
         return 300000 + id % 1000; /* more than a part of the log */
     return 16 + (id * 7919) % (id % 13 == 0 ? 20000 : 300);
 }
@@ -26,8 +27,8 @@ static uint64_t body_id(const struct world *w, const struct message *message)
     CHECK(w, body.size >= 16, "a body of %zu bytes", body.size);
     uint64_t id = load_le64(body.data);
     CHECK(w, id > 0 && id <= w->ids, "a message that nobody published: %" PRIu64, id);
-    CHECK(w, body.size == body_size(id), "message %" PRIu64 " has %zu bytes instead of %zu", id,
-          body.size, body_size(id));
+    CHECK(w, body.size == body_size(w, id), "message %" PRIu64 " has %zu bytes instead of %zu", id,
+          body.size, body_size(w, id));
     for (size_t i = 8; i < body.size; i++)
         CHECK(w, body.data[i] == (uint8_t)((id + i) * 31),
               "message %" PRIu64 " has a wrong byte at %zu", id, i);
@@ -37,12 +38,13 @@ static uint64_t body_id(const struct world *w, const struct message *message)
 struct message *model_message(struct actor *actor, uint64_t id, const char *exchange,
                               const char *key)
 {
-    struct buffer *buffer = buffer_new(body_size(id));
-    body_fill(buffer->data, body_size(id), id);
-    buffer->size = (uint32_t)body_size(id);
+    const struct world *w = actor->world;
+    struct buffer *buffer = buffer_new(body_size(w, id));
+    body_fill(buffer->data, body_size(w, id), id);
+    buffer->size = (uint32_t)body_size(w, id);
     struct message_parts parts = {
         .format = FORMAT_AMQP091,
-        .flags = actor->world->known[id].persistent ? MESSAGE_PERSISTENT : 0,
+        .flags = w->known[id].persistent ? MESSAGE_PERSISTENT : 0,
         .exchange = slice_text(exchange),
         .key = slice_text(key),
         .properties = slice_of("\0\0", 2),
@@ -51,7 +53,7 @@ struct message *model_message(struct actor *actor, uint64_t id, const char *exch
     };
     struct message *message = message_new(broker_message_account(actor->client), &parts);
     buffer_unref(buffer);
-    CHECK(actor->world, message, "no message");
+    CHECK(w, message, "no message");
     return message;
 }
 

@@ -241,7 +241,27 @@ static bool close_actors(struct world *w, unsigned worker)
     return dice(w, 20) > 0;
 }
 
-/* Nothing is on its way any more: the workers agree, and owe each other nothing. */
+/* Everybody waits: all that was asked comes to an end, and who can get something has it. */
+static void check_rest(struct world *w)
+{
+    trace(w, "rest");
+    w->resting = true;
+    for (unsigned i = 0; i < 30; i++) {
+        for (unsigned a = 0; a < ACTORS; a++)
+            actor_rest(&w->actors[a]);
+        world_run(w, 100 * NANOSECONDS_PER_MS);
+    }
+    w->resting = false;
+    for (unsigned i = 0; i < ACTORS; i++)
+        actor_check_rest(&w->actors[i]);
+    for (unsigned i = 0; i < w->workers; i++) {
+        worker_check(w->members[i].worker);
+        worker_check_rest(w->members[i].worker);
+        worker_check_same_catalog(w->members[i].worker, w->members[0].worker);
+    }
+}
+
+/* Nobody is there any more: the workers agree, and owe each other nothing. */
 static void check_quiet(struct world *w)
 {
     world_run(w, 2000 * NANOSECONDS_PER_MS);
@@ -269,6 +289,8 @@ static void end_clean(struct world *w)
     bool together = dice(w, 2);
     bool power = true;
 
+    if (dice(w, 2))
+        check_rest(w);
     trace(w, "stop%s", together ? ", together" : "");
     for (unsigned i = 0; together && power && i < w->workers; i++)
         power = close_actors(w, i);

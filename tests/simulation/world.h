@@ -155,7 +155,7 @@ struct world {
         unseen[QUEUES]; /* in this life: consumers that left, perhaps with messages on the way */
     uint32_t clients;   /* so far */
     uint64_t random_state;
-    bool draining;
+    bool draining, resting;
     uint64_t deliveries, far_deliveries, crashes, confirms, letters, passed;
 };
 
@@ -197,6 +197,10 @@ void actor_settle(struct actor *actor, size_t index, enum outcome outcome);
 
 /* Gives everything back and closes; what is pending completes into nothing. */
 void actor_close(struct actor *actor);
+/* For a world at rest: takes what there is to take; then, whether all it has asked is answered. */
+void actor_rest(struct actor *actor);
+void actor_check_rest(const struct actor *actor);
+
 bool actor_is_idle(const struct actor *actor);
 void actor_free(struct actor *actor);
 
