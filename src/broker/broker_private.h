@@ -52,6 +52,10 @@ struct worker {
     struct list publishers_ready; /* have something to tell */
     struct task confirm;
 
+    /* So that a publish need not look at all shards and peers: flow_now() keeps them. */
+    bool flow_may_have_changed;
+    uint64_t memory_room; /* the watermark, less what the peers use */
+
     struct list flow_waiters; /* clients */
     enum flow flow;
     enum flow flow_told; /* to peers, as well as */

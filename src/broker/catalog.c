@@ -8,6 +8,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#define RECENT 64u /* power of 2 */
+
 void catalog_init(struct catalog *catalog, uint64_t seed)
 {
     memset(catalog, 0, sizeof *catalog);
@@ -21,6 +23,7 @@ void catalog_init(struct catalog *catalog, uint64_t seed)
     map_init_bytes(&catalog->permissions, catalog->seed);
     map_init_numbers(&catalog->exchanges_by_id, catalog->seed);
     map_init_numbers(&catalog->queues_by_id, catalog->seed);
+    catalog->recent = memory_new(RECENT * sizeof(void *));
 }
 
 bool catalog_name_is_valid(struct slice name)
@@ -68,7 +71,14 @@ struct catalog_queue *vhost_queue(const struct vhost *vhost, struct slice name)
 
 struct catalog_queue *catalog_queue_by_id(const struct catalog *catalog, uint64_t id)
 {
-    return map_get_number(&catalog->queues_by_id, id);
+    struct catalog_queue **recent = &catalog->recent[id % RECENT];
+
+    if (*recent && (*recent)->id == id)
+        return *recent;
+    struct catalog_queue *queue = map_get_number(&catalog->queues_by_id, id);
+    if (queue)
+        *recent = queue;
+    return queue;
 }
 
 /* ---- putting in ---- */
@@ -283,6 +293,8 @@ static void drop_queue(struct catalog *catalog, struct catalog_queue *queue)
 {
     map_remove(&queue->vhost->queues, slice_text(queue->name));
     map_remove_number(&catalog->queues_by_id, queue->id);
+    if (catalog->recent[queue->id % RECENT] == queue)
+        catalog->recent[queue->id % RECENT] = NULL;
     route_remove_target(catalog->routes, queue->id, binding_lost, catalog);
     queue->dropped = true;
     catalog->version++;
@@ -375,6 +387,7 @@ void catalog_fini(struct catalog *catalog)
     map_fini(&catalog->permissions);
     map_fini(&catalog->exchanges_by_id);
     map_fini(&catalog->queues_by_id);
+    free(catalog->recent);
 }
 
 /* ---- events ---- */

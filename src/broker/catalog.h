@@ -141,7 +141,8 @@ struct catalog {
     struct map users;
     struct map permissions; /* by user, 0, vhost id */
     struct map exchanges_by_id, queues_by_id;
-    struct list forgotten; /* dropped queues to which somebody still refers */
+    struct catalog_queue **recent; /* queues that were looked up, by the end of their id */
+    struct list forgotten;         /* dropped queues to which somebody still refers */
     struct route_table *routes;
     uint64_t next_id;
     uint64_t version;        /* grows with each change that may change a route or a permission */

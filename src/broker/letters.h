@@ -97,15 +97,8 @@ struct letter_ask_delete {
  * the letter holds a reference. The bytes of address, properties and inline body follow at the
  * letter's end. */
 struct letter_message {
-    uint8_t format, flags, priority, exchange_size, key_size;
-    uint32_t properties_size;
-    uint64_t body_size;
-    uint64_t published_at_ms, expires_at_ms;
-    struct buffer *body; /* NULL: inline */
+    _Alignas(8) uint8_t head[MESSAGE_FIXED_SIZE]; /* struct message; see message_revive() */
 };
-
-/* Bytes of a message that follow in a letter. */
-size_t letter_message_bytes(const struct message *message);
 
 /* Fills in both; takes a reference on the body's buffer, if it has one. */
 void letter_put_message(struct letter_message *letter, const struct message *message,

@@ -207,6 +207,7 @@ static void status_came(struct peer *peer, const struct letter_status *letter)
 {
     peer->flow = (enum flow)letter->flow;
     peer->memory_used = letter->memory_used;
+    peer->place.worker->flow_may_have_changed = true;
     hurry_flow(peer->place.worker);
 }
 

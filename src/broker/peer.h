@@ -34,8 +34,9 @@ struct peer {
     uint64_t sent_bytes,
         credited_bytes; /* of publishes: written; known to be dealt with over there */
     uint64_t subscription_last;
-    struct map subscriptions; /* number -> struct subscription of a client here */
-    enum flow flow;           /* how it is over there */
+    struct map subscriptions;    /* number -> struct subscription of a client here */
+    struct subscription *latest; /* of those, the one that the last delivery was for, or NULL */
+    enum flow flow;              /* how it is over there */
     uint64_t memory_used;
     bool has_ended; /* it has no clients any more */
 

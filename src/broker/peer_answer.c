@@ -28,7 +28,7 @@ static void answer(struct asked *asked)
     const struct message *message =
         request->is_get && failure->code == 0 ? request->result.get.delivery.message : NULL;
     size_t text_size = failure->code != 0 ? strlen(failure->text) : 0;
-    size_t message_size = message ? letter_message_bytes(message) : 0;
+    size_t message_size = message ? message_bytes_size(message) : 0;
     struct letter_answer *letter =
         peer_write(asked->peer, LETTER_ANSWER, sizeof *letter + text_size + message_size);
     uint8_t *bytes = (uint8_t *)(letter + 1);
@@ -70,7 +70,7 @@ static int deliver(void *session, void *cookie, const struct delivery *delivery)
 {
     struct peer *peer = session;
     const struct remote_consumer *consumer = cookie;
-    size_t bytes = letter_message_bytes(delivery->message);
+    size_t bytes = message_bytes_size(delivery->message);
     struct letter_deliver *letter = peer_write(peer, LETTER_DELIVER, sizeof *letter + bytes);
 
     letter->number = consumer->number;
@@ -252,8 +252,11 @@ static void publish(struct peer *peer, const struct letter_publish *letter)
         &letter->message, (const uint8_t *)(ids + letter->queues), &worker->messages);
     struct publish publish = {.message = message,
                               .publisher = letter->ticket ? peer->publisher : NULL};
-    struct catalog_queue **queues = memory_new((letter->queues + 1) * sizeof(void *));
+    struct catalog_queue *few[8];
+    struct catalog_queue **queues = few;
 
+    if (letter->queues > sizeof few / sizeof *few)
+        queues = memory_new(letter->queues * sizeof(void *));
     ASSERT(message); /* without limit */
     peer->received_bytes += message_footprint(message);
     for (uint32_t i = 0; i < letter->queues; i++) {
@@ -263,7 +266,8 @@ static void publish(struct peer *peer, const struct letter_publish *letter)
     }
     if (publish_routed(peer->proxy, &publish, queues) != 0)
         log_debug(worker->logger, "queue", "a message is lost: %s", publish.failure.text);
-    free(queues);
+    if (queues != few)
+        free(queues);
     message_unref(message);
 }
 

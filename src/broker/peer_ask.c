@@ -121,7 +121,7 @@ int peer_change(struct request *request, struct slice order)
 uint64_t peer_publish(struct peer *peer, const struct message *message,
                       struct catalog_queue **queues, size_t count, bool wants_ticket)
 {
-    size_t bytes = letter_message_bytes(message);
+    size_t bytes = message_bytes_size(message);
 
     ASSERT(count <= PEER_QUEUES_MAX);
     struct letter_publish *letter =
@@ -233,6 +233,8 @@ void peer_forget(struct subscription *subscription)
     if (!subscription->peer)
         return;
     map_remove_number(&subscription->peer->subscriptions, subscription->number);
+    if (subscription->peer->latest == subscription)
+        subscription->peer->latest = NULL;
     while ((link = list_take_first(&subscription->held)))
         held_free(CONTAINER_OF(link, struct held, link));
     task_cancel(&subscription->resume);
@@ -310,9 +312,17 @@ static void hold(struct subscription *subscription, struct message *message,
     list_append(&subscription->held, &held->link);
 }
 
+/* Deliveries come in bursts for the same. */
+static struct subscription *subscription_by(struct peer *peer, uint64_t number)
+{
+    if (!peer->latest || peer->latest->number != number)
+        peer->latest = map_get_number(&peer->subscriptions, number);
+    return peer->latest;
+}
+
 static void deliver_came(struct peer *peer, const struct letter_deliver *letter)
 {
-    struct subscription *subscription = map_get_number(&peer->subscriptions, letter->number);
+    struct subscription *subscription = subscription_by(peer, letter->number);
     struct message *message = letter_take_message(&letter->message, (const uint8_t *)(letter + 1),
                                                   &peer->place.worker->messages);
 

@@ -9,7 +9,7 @@
 void peer_part_publish(struct peer *peer, const struct letter_part *part,
                        const struct message *message, struct catalog_queue **queues, size_t count)
 {
-    size_t bytes = letter_message_bytes(message);
+    size_t bytes = message_bytes_size(message);
     struct letter_part_publish *letter =
         peer_write(peer, LETTER_PART_PUBLISH, sizeof *letter + count * sizeof(uint64_t) + bytes);
     uint64_t *ids = (uint64_t *)(letter + 1);

@@ -190,6 +190,8 @@ int shard_enqueue(struct shard *shard, struct message *message, struct catalog_q
                     : 0;
         if (result != 0)
             return storage_failure(result, failure);
+        if (targets > 0 && !log_has_room(shard->log))
+            shard->place.worker->flow_may_have_changed = true;
     }
     for (size_t i = 0; i < count; i++) {
         struct queue *queue = &queues[i]->hosted->queue;
@@ -589,10 +591,12 @@ enum flow worker_flow_here(const struct worker *worker)
 }
 
 /* An alarm of one worker is everybody's, and the memory watermark is for all together. */
-static enum flow flow_now(const struct worker *worker)
+static enum flow flow_now(struct worker *worker)
 {
     enum flow flow = worker_flow_here(worker);
-    uint64_t used = worker->memory.used;
+    uint64_t high =
+        worker->options.memory_high_bytes ? worker->options.memory_high_bytes : UINT64_MAX;
+    uint64_t used = 0;
 
     for (unsigned i = 0; i < worker->count; i++) {
         const struct peer *peer = worker->peers[i];
@@ -602,9 +606,10 @@ static enum flow flow_now(const struct worker *worker)
             flow = FLOW_DISK;
         used += peer->memory_used;
     }
-    if (flow != FLOW_DISK && worker->options.memory_high_bytes &&
-        used >= worker->options.memory_high_bytes)
+    worker->memory_room = high > used ? high - used : 0;
+    if (flow != FLOW_DISK && worker->memory.used >= worker->memory_room)
         flow = FLOW_MEMORY;
+    worker->flow_may_have_changed = flow != FLOW_OPEN;
     return flow;
 }
 
@@ -623,8 +628,11 @@ static enum flow client_flow(struct client *client)
 enum flow broker_flow(struct client *client)
 {
     struct worker *worker = client->worker;
-    enum flow flow = client_flow(client);
 
+    if (!worker->flow_may_have_changed && worker->memory.used < worker->memory_room &&
+        !client->out_of_credit)
+        return FLOW_OPEN;
+    enum flow flow = client_flow(client);
     if (flow == FLOW_OPEN)
         return flow;
     client->flow_told = flow;

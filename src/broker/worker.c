@@ -95,7 +95,7 @@ static void failed(void *context, const struct failure *why)
               "the storage of shard %u has failed: %s. Nothing durable is taken any more; what was "
               "stored is still delivered",
               shard->number, why->text);
-    shard->has_failed = true;
+    shard->has_failed = worker->flow_may_have_changed = true;
     line_fail(worker, &shard->place.line);
     ledger_failed(shard);
     if (shard->number == 1)
@@ -221,6 +221,7 @@ struct worker *worker_start(const struct worker_options *options,
     list_init(&worker->cancellations);
     list_init(&worker->publishers_ready);
     list_init(&worker->flow_waiters);
+    worker->flow_may_have_changed = true;
     list_init(&worker->logins);
     list_init(&worker->login_waiters);
     line_init(&worker->catalog_settled);

@@ -94,6 +94,26 @@ uncharge:
     return NULL;
 }
 
+struct message *message_revive(struct account *account, const struct message *head,
+                               const uint8_t *bytes)
+{
+    size_t size = message_bytes_size(head);
+    size_t cost = message_footprint(head);
+
+    if (account_charge(account, cost) != 0)
+        return NULL;
+    struct message *m = malloc(sizeof *m + size);
+    if (!m) {
+        account_release(account, cost);
+        return NULL;
+    }
+    memcpy(m, head, MESSAGE_FIXED_SIZE);
+    memcpy(m->bytes, bytes, size);
+    m->references = 1;
+    m->account = account;
+    return m;
+}
+
 uint8_t *message_body_to_fill(struct message *m)
 {
     ASSERT(!m->body && m->references == 1);

@@ -69,6 +69,23 @@ static inline struct message *message_ref(struct message *message)
 
 void message_unref(struct message *message);
 
+/* ---- as they go to other workers: the head as it is, and the bytes behind it ---- */
+
+#define MESSAGE_FIXED_SIZE offsetof(struct message, bytes)
+
+/* Of the bytes: address, properties, inline body. */
+static inline size_t message_bytes_size(const struct message *m)
+{
+    return (size_t)m->exchange_size + m->key_size + m->properties_size +
+           (m->body ? 0 : (size_t)m->body_size);
+}
+
+/* The same message with one reference, charged to that account, from a copy of its head and of its
+ * bytes. Takes the reference on the body's buffer that the copy has, if any, but when it fails:
+ * NULL, as message_new(). */
+struct message *message_revive(struct account *account, const struct message *head,
+                               const uint8_t *bytes) MUST_CHECK;
+
 static inline struct slice message_exchange(const struct message *m)
 {
     return slice_of(m->bytes, m->exchange_size);

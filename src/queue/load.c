@@ -133,8 +133,8 @@ bool queue_is_hot(struct queue *queue, uint64_t sequence)
     struct queue_page *page = page_get(queue, page_number(sequence));
     unsigned index = sequence % QUEUE_PAGE;
 
-    if (page->messages && page->messages[index] && index % 16 != 0)
-        return true;
+    if (!queue->log || (page->messages && page->messages[index] && index % 16 != 0))
+        return true; /* what is in no log is in memory */
     /* at some places in each page: look ahead, too */
     for (uint64_t n = page_number(sequence), end = n + QUEUE_READ_AHEAD;
          n < end && queue->loads_count < QUEUE_READ_AHEAD; n++) {
