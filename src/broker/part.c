@@ -1,8 +1,6 @@
-#include "broker/part.h"
-
+#include "broker/part_private.h"
 #include "broker/peer.h"
 
-#include <inttypes.h>
 #include <stdlib.h>
 
 #define RECORD_BYTES     4096u /* of a PREPARE; more of them add up */
@@ -11,71 +9,14 @@
 #define STEP_BYTES_MAX   (1u << 20)
 #define CLOCK_ITEMS      32u /* between two looks at the clock */
 
-enum part_phase { PART_COLLECTING, PART_PREPARING, PART_PREPARED, PART_ENDING, PART_ENDED };
-
-/* Held or leased sequences. */
-struct item {
-    struct hosted *hosted; /* a reference on its queue; NULL in recovery */
-    struct ledger_item what;
-    bool is_logged;
-};
-
-struct part_publish {
-    struct message *message; /* a reference */
-    size_t targets, count;
-};
-
-struct part {
-    struct transaction_id id; /* first: the key */
-    struct shard *shard;
-    enum part_phase phase;
-    struct list work_link; /* worker.parts */
-    struct list end_link;  /* ledger.ending */
-    uint32_t decider;
-    bool commits;
-    bool is_logged;          /* the ledger has a record of it */
-    struct request *request; /* goes on when it is prepared, or its end is to be seen */
-
-    struct part_publish *publishes;
-    size_t publish_count, publish_capacity, publish_at;
-    struct hosted **targets; /* of all publishes; references on their queues */
-    size_t target_count, target_capacity;
-    struct item *items;
-    size_t item_count, item_capacity;
-    size_t written; /* items that the ledger has */
-    size_t at;      /* items that are ended */
-    uint64_t block; /* of the END */
-};
-
-struct decision {
-    struct transaction_id id; /* first: the key */
-    uint32_t count, capacity;
-    uint32_t *shards; /* that may not know it yet */
-};
-
-/* Bytes of the disk that an END or a FORGET may take. */
-static size_t promise_bytes(void)
-{
-    return log_change_bytes(LEDGER_HEAD_BYTES_MAX);
-}
-
-/* Room for one more at the end. */
-static void *grow(void *elements, size_t count, size_t *capacity, size_t size)
-{
-    if (count < *capacity)
-        return elements;
-    *capacity = *capacity ? 2 * *capacity : 8;
-    return memory_resize(elements, *capacity, size);
-}
-
 /* ---- collecting ---- */
 
-static struct part *part_find(const struct shard *shard, struct transaction_id id)
+struct part *part_find(const struct shard *shard, struct transaction_id id)
 {
     return map_get(&shard->ledger.parts, transaction_key(&id));
 }
 
-static struct part *part_new(struct shard *shard, struct transaction_id id)
+struct part *part_new(struct shard *shard, struct transaction_id id)
 {
     struct part *part = memory_new(sizeof *part);
 
@@ -87,7 +28,13 @@ static struct part *part_new(struct shard *shard, struct transaction_id id)
     return part;
 }
 
-static void part_free(struct part *part)
+void part_count(struct part *part)
+{
+    part->is_counted = true;
+    part->shard->ledger.prepared++;
+}
+
+void part_free(struct part *part)
 {
     for (size_t i = part->publish_at; i < part->publish_count; i++) {
         const struct part_publish *publish = &part->publishes[i];
@@ -99,6 +46,7 @@ static void part_free(struct part *part)
         if (part->items[i].hosted)
             hosted_release(part->items[i].hosted);
     }
+    part->shard->ledger.prepared -= part->is_counted;
     list_remove(&part->work_link);
     list_remove(&part->end_link);
     map_remove(&part->shard->ledger.parts, transaction_key(&part->id));
@@ -137,8 +85,8 @@ void part_publish(struct part *part, struct message *message, struct catalog_que
     part->publishes[part->publish_count++] = publish;
 }
 
-static void add_item(struct part *part, struct hosted *hosted, uint64_t sequence,
-                     enum item_kind kind, bool is_logged)
+void part_add_item(struct part *part, struct hosted *hosted, uint64_t sequence, enum item_kind kind,
+                   bool is_logged)
 {
     struct item *last = part->item_count ? &part->items[part->item_count - 1] : NULL;
 
@@ -160,8 +108,8 @@ _Static_assert((int)ITEM_RETURN_UNSEEN - (int)ITEM_ACCEPT == (int)OUTCOME_RETURN
 void part_settle(struct part *part, struct hosted *hosted, uint64_t sequence, enum outcome outcome)
 {
     if (!hosted->queue.closed)
-        add_item(part, hosted, sequence, (enum item_kind)(ITEM_ACCEPT + outcome),
-                 queue_is_logged(&hosted->queue, sequence));
+        part_add_item(part, hosted, sequence, (enum item_kind)(ITEM_ACCEPT + outcome),
+                      queue_is_logged(&hosted->queue, sequence));
 }
 
 /* ---- into log and queues ---- */
@@ -211,7 +159,7 @@ static void enqueue_next(struct part *part, bool held)
         uint64_t sequence = queue_sequence(&hosted->queue) - 1;
         bool holds = queue_hold(&hosted->queue, sequence);
         ASSERT(holds);
-        add_item(part, hosted, sequence, ITEM_PUBLISH, is_logged && hosted->queue.log);
+        part_add_item(part, hosted, sequence, ITEM_PUBLISH, is_logged && hosted->queue.log);
     }
     for (size_t i = 0; i < publish->count; i++)
         hosted_release(part->targets[publish->targets + i]);
@@ -300,9 +248,7 @@ static void tell_applied(struct shard *shard, struct transaction_id id, uint32_t
         peer_tell_applied(peer_of(place), id, decider, shard->number);
 }
 
-/* It is over, and durably so, unless the log has failed: then the decider keeps what it knows, and
- * the next start asks it. */
-static void part_over(struct part *part, bool is_durable)
+void part_over(struct part *part, bool is_durable)
 {
     if (part->commits && is_durable)
         tell_applied(part->shard, part->id, part->decider);
@@ -318,7 +264,6 @@ static void write_end(struct part *part)
     ledger_write_head(&w, LEDGER_END, part->id, 0);
     log_append_promised(shard->log, LEDGER_ID, slice_of(bytes, writer_size(&w)), promise_bytes());
     shard->ledger.is_dirty = true;
-    shard->ledger.prepared--;
     part->phase = PART_ENDED;
     part->block = log_block_last(shard->log);
     list_append(&shard->ledger.ending, &part->end_link);
@@ -439,7 +384,6 @@ static void append_prepare(struct part *part, const struct writer *w)
     int result =
         log_append_change(part->shard->log, LEDGER_ID, slice_of(w->start, writer_size(w)), promise);
     ASSERT(result == 0); /* in a group */
-    ledger->prepared += !part->is_logged;
     ledger->is_dirty = true;
     part->is_logged = true;
 }
@@ -558,408 +502,20 @@ void part_prepare(struct part *part, uint32_t decider, struct request *request)
         prepare_over(part);
         return;
     }
+    part_count(part);
     work_on(part, PART_PREPARING);
 }
 
 bool parts_slice(struct worker *worker)
 {
-    bool done = true;
+    uint64_t until_ns = loop_precise_ns(worker->loop) + TURN_SLICE_NS;
 
-    LIST_EACH (&worker->parts, link) {
+    for (struct list *link; (link = list_first(&worker->parts));) {
         struct part *part = CONTAINER_OF(link, struct part, work_link);
-        uint64_t until_ns = loop_precise_ns(worker->loop) + TURN_SLICE_NS;
-        done = (part->phase == PART_PREPARING ? prepare_slice(part, until_ns)
-                                              : end_slice(part, until_ns)) &&
-               done;
-    }
-    return done && list_empty(&worker->parts);
-}
-
-/* ---- decisions ---- */
-
-static struct decision *decision_find(const struct shard *shard, struct transaction_id id)
-{
-    return map_get(&shard->ledger.decisions, transaction_key(&id));
-}
-
-static void decision_add(struct shard *shard, struct transaction_id id, const uint32_t *shards,
-                         size_t count)
-{
-    struct decision *decision = memory_new(sizeof *decision);
-
-    decision->id = id;
-    decision->count = (uint32_t)count;
-    decision->shards = memory_new((count + 1) * sizeof *shards);
-    memcpy(decision->shards, shards, count * sizeof *shards);
-    map_put(&shard->ledger.decisions, transaction_key(&decision->id), decision);
-}
-
-static void decision_free(struct shard *shard, struct decision *decision)
-{
-    map_remove(&shard->ledger.decisions, transaction_key(&decision->id));
-    free(decision->shards);
-    free(decision);
-}
-
-int decision_make(struct shard *shard, struct transaction_id id, const uint32_t *shards,
-                  size_t count, struct request *request)
-{
-    size_t size = LEDGER_HEAD_BYTES_MAX + count * VARINT_SIZE_MAX;
-    struct failure *failure = &request->failure;
-
-    if (map_count(&shard->ledger.decisions) >= DECISIONS_MAX)
-        return fail(failure, E_LIMIT, "%u transactions over several shards are under way",
-                    DECISIONS_MAX);
-    uint8_t *bytes = memory_new(size);
-    struct writer w = writer_of(bytes, size);
-    ledger_write_head(&w, LEDGER_DECIDE, id, 0);
-    for (size_t i = 0; i < count; i++)
-        write_varint(&w, shards[i]);
-    int result =
-        log_append_change(shard->log, LEDGER_ID, slice_of(bytes, writer_size(&w)), promise_bytes());
-    free(bytes);
-    if (result != 0)
-        return storage_failure(result, failure);
-    shard->ledger.is_dirty = true;
-    decision_add(shard, id, shards, count);
-    request_wait(request, &shard->place.line, log_block_last(shard->log));
-    return 0;
-}
-
-void decision_applied(struct shard *shard, struct transaction_id id, uint32_t by)
-{
-    struct decision *decision = decision_find(shard, id);
-    uint8_t bytes[LEDGER_HEAD_BYTES_MAX];
-    struct writer w = writer_of(bytes, sizeof bytes);
-
-    if (!decision)
-        return;
-    for (uint32_t i = 0; i < decision->count; i++) {
-        if (decision->shards[i] == by)
-            decision->shards[i] = decision->shards[--decision->count];
-    }
-    shard->ledger.is_dirty = true;
-    if (decision->count > 0)
-        return;
-    ledger_write_head(&w, LEDGER_FORGET, id, 0);
-    log_append_promised(shard->log, LEDGER_ID, slice_of(bytes, writer_size(&w)), promise_bytes());
-    decision_free(shard, decision);
-}
-
-/* ---- the ledger as a whole ---- */
-
-void ledger_init(struct shard *shard)
-{
-    struct loop *loop = shard->place.worker->loop;
-
-    map_init_bytes(&shard->ledger.parts, loop_random(loop));
-    map_init_bytes(&shard->ledger.decisions, loop_random(loop));
-    list_init(&shard->ledger.ending);
-}
-
-void ledger_fini(struct shard *shard)
-{
-    struct map_cursor parts = {0}, decisions = {0};
-
-    for (struct part *part; (part = map_next(&shard->ledger.parts, &parts));)
-        part_free(part);
-    for (struct decision *d; (d = map_next(&shard->ledger.decisions, &decisions));)
-        decision_free(shard, d);
-    map_fini(&shard->ledger.parts);
-    map_fini(&shard->ledger.decisions);
-}
-
-void ledger_durable(struct shard *shard, uint64_t block)
-{
-    for (struct list *link; (link = list_first(&shard->ledger.ending));) {
-        struct part *part = CONTAINER_OF(link, struct part, end_link);
-        if (part->block > block)
+        bool is_over = part->phase == PART_PREPARING ? prepare_slice(part, until_ns)
+                                                     : end_slice(part, until_ns);
+        if (!is_over || loop_precise_ns(worker->loop) > until_ns)
             break;
-        part_over(part, true);
     }
-}
-
-void ledger_failed(struct shard *shard)
-{
-    for (struct list *link; (link = list_first(&shard->ledger.ending));)
-        part_over(CONTAINER_OF(link, struct part, end_link), false);
-}
-
-bool ledger_is_quiet(const struct shard *shard)
-{
-    struct map_cursor cursor = {0};
-
-    for (const struct part *part; (part = map_next(&shard->ledger.parts, &cursor));) {
-        if (part->phase == PART_ENDING || part->phase == PART_ENDED)
-            return false;
-    }
-    return true;
-}
-
-/* ---- its state ---- */
-
-struct growing {
-    uint8_t *bytes;
-    size_t size, capacity;
-};
-
-static struct writer growing_writer(struct growing *g, size_t room)
-{
-    if (g->capacity - g->size < room) {
-        g->capacity = 2 * g->capacity + room;
-        g->bytes = memory_resize(g->bytes, g->capacity, 1);
-    }
-    return writer_of(g->bytes + g->size, room);
-}
-
-/* A record that was written behind a gap, and the gap becomes its size. */
-static void close_record(struct growing *g, const struct writer *w)
-{
-    uint8_t bytes[VARINT_SIZE_MAX];
-    struct writer size = writer_of(bytes, sizeof bytes);
-    size_t record = writer_size(w) - VARINT_SIZE_MAX;
-
-    ASSERT(!w->failed);
-    write_varint(&size, record);
-    memmove(w->start + writer_size(&size), w->start + VARINT_SIZE_MAX, record);
-    memcpy(w->start, bytes, writer_size(&size));
-    g->size += writer_size(&size) + record;
-}
-
-static void put_part(struct growing *g, const struct part *part)
-{
-    size_t room = VARINT_SIZE_MAX + LEDGER_HEAD_BYTES_MAX +
-                  (part->item_count - part->at) * LEDGER_ITEM_BYTES_MAX;
-    struct writer w = growing_writer(g, room);
-
-    if (!part->is_logged || part->phase == PART_ENDED)
-        return;
-    writer_take(&w, VARINT_SIZE_MAX);
-    ledger_write_head(&w, LEDGER_PREPARE, part->id, part->decider);
-    for (size_t i = part->at; i < part->item_count; i++) {
-        const struct item *item = &part->items[i];
-        if (item->is_logged && item->what.count > 0)
-            ledger_write_item(&w, &item->what);
-    }
-    close_record(g, &w);
-}
-
-static void put_decision(struct growing *g, const struct decision *decision)
-{
-    size_t room =
-        VARINT_SIZE_MAX + LEDGER_HEAD_BYTES_MAX + decision->count * (size_t)VARINT_SIZE_MAX;
-    struct writer w = growing_writer(g, room);
-
-    writer_take(&w, VARINT_SIZE_MAX);
-    ledger_write_head(&w, LEDGER_DECIDE, decision->id, 0);
-    for (uint32_t i = 0; i < decision->count; i++)
-        write_varint(&w, decision->shards[i]);
-    close_record(g, &w);
-}
-
-void ledger_write_state(struct shard *shard)
-{
-    struct growing g = {0};
-    struct map_cursor parts = {0}, decisions = {0};
-
-    struct writer w = growing_writer(&g, 1);
-    write_u8(&w, LEDGER_STATE_VERSION);
-    g.size = 1;
-    for (const struct part *part; (part = map_next(&shard->ledger.parts, &parts));)
-        put_part(&g, part);
-    for (const struct decision *d; (d = map_next(&shard->ledger.decisions, &decisions));)
-        put_decision(&g, d);
-    size_t at = 0;
-    do {
-        size_t size = g.size - at < LOG_STATE_MAX ? g.size - at : LOG_STATE_MAX;
-        log_append_state(shard->log, LEDGER_ID, slice_of(g.bytes + at, size), at + size < g.size);
-        at += size;
-    } while (at < g.size);
-    free(g.bytes);
-    shard->ledger.is_dirty = false;
-}
-
-/* ---- recovery ---- */
-
-static void recover_items(struct part *part, struct slice rest)
-{
-    struct ledger_item what;
-
-    while (ledger_item_next(&rest, &what)) {
-        part->items =
-            grow(part->items, part->item_count, &part->item_capacity, sizeof *part->items);
-        part->items[part->item_count++] = (struct item){NULL, what, true};
-    }
-}
-
-static void recover_shards(struct shard *shard, const struct ledger_record *record)
-{
-    struct slice rest = record->rest;
-    size_t count = 0;
-    uint32_t number;
-
-    if (decision_find(shard, record->id))
-        return;
-    uint32_t *shards = memory_new((rest.size + 1) * sizeof *shards);
-    while (ledger_shard_next(&rest, &number))
-        shards[count++] = number;
-    decision_add(shard, record->id, shards, count);
-    free(shards);
-}
-
-static void recover_record(struct shard *shard, const struct ledger_record *record)
-{
-    struct part *part = part_find(shard, record->id);
-    struct decision *decision = decision_find(shard, record->id);
-
-    switch (record->kind) {
-    case LEDGER_PREPARE:
-        if (!part)
-            part = part_new(shard, record->id);
-        part->decider = record->decider;
-        recover_items(part, record->rest);
-        break;
-    case LEDGER_END:
-        if (part)
-            part_free(part);
-        break;
-    case LEDGER_DECIDE:
-        recover_shards(shard, record);
-        break;
-    case LEDGER_FORGET:
-        if (decision)
-            decision_free(shard, decision);
-        break;
-    }
-    shard->ledger.is_dirty = true; /* the next checkpoint may end the replay of this */
-}
-
-int ledger_recover_change(struct shard *shard, struct slice change)
-{
-    struct ledger_record record;
-
-    int result = ledger_record_decode(change, &record);
-    if (result == 0)
-        recover_record(shard, &record);
-    return result;
-}
-
-int ledger_recover_state(struct shard *shard, struct slice state)
-{
-    struct ledger_record record;
-    size_t at = 0;
-    int result;
-
-    while ((result = ledger_state_next(state, &at, &record)) == 1)
-        recover_record(shard, &record);
-    return result;
-}
-
-/* What is still there of an item is held again. */
-static void hold_again(struct part *part, const struct ledger_item *what)
-{
-    struct queue *queue = worker_logged_queue(part->shard->place.worker, what->queue);
-
-    if (!queue || queue->log != part->shard->log)
-        return;
-    for (uint64_t i = 0; i < what->count && what->first + i < queue->next; i++) {
-        if (queue_hold(queue, what->first + i))
-            add_item(part, hosted_of(queue), what->first + i, (enum item_kind)what->kind, true);
-    }
-}
-
-static void recover_part(struct part *part)
-{
-    struct item *told = part->items;
-    size_t count = part->item_count;
-
-    part->items = NULL;
-    part->item_count = part->item_capacity = 0;
-    for (size_t i = 0; i < count; i++)
-        hold_again(part, &told[i].what);
-    free(told);
-    part->written = part->item_count;
-    part->phase = PART_PREPARED;
-    part->is_logged = true;
-}
-
-void ledger_recover_end(struct shard *shard)
-{
-    struct ledger *ledger = &shard->ledger;
-    struct map_cursor cursor = {0};
-
-    for (struct part *part; (part = map_next(&ledger->parts, &cursor));) {
-        recover_part(part);
-        ledger->prepared++;
-    }
-    size_t promises = map_count(&ledger->parts) + map_count(&ledger->decisions);
-    log_promise(shard->log, promises * promise_bytes());
-    if (promises > 0)
-        log_info(shard->place.worker->logger, "recovery",
-                 "shard %u: %zu transactions in doubt, %zu decided and perhaps not known to all",
-                 shard->number, map_count(&ledger->parts), map_count(&ledger->decisions));
-}
-
-/* To where a shard is: what was decided, or the question for it. */
-static void tell_decision(struct shard *decider, struct transaction_id id, uint32_t to)
-{
-    struct place *place = worker_place(decider->place.worker, to);
-
-    if (!place)
-        return;
-    if (place->is_here)
-        part_end(shard_of(place), id, decider->number, true, NULL);
-    else
-        peer_part_end(peer_of(place), id, to, decider->number, true);
-}
-
-static void ask_decision(struct part *part)
-{
-    struct shard *shard = part->shard;
-    struct place *place = worker_place(shard->place.worker, part->decider);
-
-    if (!place)
-        return;
-    if (place->is_here)
-        ledger_answer(shard_of(place), part->id, shard->number);
-    else
-        peer_ask_decision(peer_of(place), part->id, part->decider, shard->number);
-}
-
-void ledger_answer(struct shard *decider, struct transaction_id id, uint32_t asker)
-{
-    bool commit = decision_find(decider, id) != NULL;
-    struct place *place = worker_place(decider->place.worker, asker);
-
-    if (!place)
-        return;
-    if (place->is_here)
-        part_end(shard_of(place), id, decider->number, commit, NULL);
-    else
-        peer_part_end(peer_of(place), id, asker, decider->number, commit);
-}
-
-/* Telling may end parts and decisions, which others than those at hand are not touched by. */
-static void resolve(struct shard *shard)
-{
-    struct map_cursor parts = {0}, decisions = {0};
-
-    for (struct decision *d; (d = map_next(&shard->ledger.decisions, &decisions));) {
-        struct transaction_id id = d->id;
-        uint32_t count = d->count, *shards = memory_new((count + 1) * sizeof *shards);
-        memcpy(shards, d->shards, count * sizeof *shards);
-        for (uint32_t i = 0; i < count; i++)
-            tell_decision(shard, id, shards[i]);
-        free(shards);
-    }
-    for (struct part *part; (part = map_next(&shard->ledger.parts, &parts));) {
-        if (part->phase == PART_PREPARED)
-            ask_decision(part);
-    }
-}
-
-void ledgers_resolve(struct worker *worker)
-{
-    for (unsigned i = 0; i < worker->shard_count; i++)
-        resolve(worker->shards[i]);
+    return list_empty(&worker->parts);
 }

@@ -44,7 +44,7 @@ struct place {
 struct ledger {
     struct map parts, decisions; /* by transaction */
     struct list ending;          /* parts whose END is on its way to the disk, in its order */
-    uint32_t prepared;           /* parts that are in the log */
+    uint32_t prepared;           /* parts, from preparing until they are gone */
     bool is_dirty;               /* since its last state record */
 };
 

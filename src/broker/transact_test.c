@@ -2,7 +2,7 @@
  * Transactions over the shards of three workers, in virtual time: whole or not at all, whenever
  * everything crashes.
  */
-#include "broker/worker.h"
+#include "broker/part.h"
 #include "base/memory.h"
 #include "loop/mail.h"
 #include "loop/simulated.h"
@@ -799,6 +799,113 @@ static void a_queue_is_deleted_meanwhile(void **state)
     }
 }
 
+/* What is over leaves nothing behind, not even for the start after a crash. */
+static void is_forgotten(void **state)
+{
+    struct world w;
+
+    (void)state;
+    world_init(&w, 3, 3, 90);
+    world_start(&w);
+    struct swap *x = swap_new(&w, 3, 2, true);
+    struct actor *a = open_actor(&w, 0);
+    swap_collect(&w, a, x);
+    DO(&w, a, swap_commit(a, x));
+    swap_release(x);
+    simulated_run_for(w.loops[0], 100 * NANOSECONDS_PER_MS);
+    world_crash(&w);
+    world_start(&w);
+    assert_int_equal(w.in_doubt, 0);
+    assert_int_equal(swap_judge(&w, x), ALL);
+    swap_free(x);
+    world_stop(&w);
+    world_fini(&w);
+}
+
+/* ---- how many there can be: parts and decisions made by hand ---- */
+
+static unsigned steps;
+
+static int step_counted(struct request *request)
+{
+    (void)request;
+    steps++;
+    return PENDING;
+}
+
+static void request_init(struct request *request, struct actor *a)
+{
+    memset(request, 0, sizeof *request);
+    list_init(&request->link);
+    request->client = a->client;
+    request->next = step_counted;
+}
+
+static void too_many_in_doubt(void **state)
+{
+    struct world w;
+    struct request *requests = memory_new((PARTS_MAX + 1) * sizeof *requests);
+
+    (void)state;
+    world_init(&w, 1, 1, 91);
+    world_start(&w);
+    struct actor *a = open_actor(&w, 0);
+    declare(&w, 0, "a", true);
+    struct shard *shard = w.worker[0]->shards[0];
+    struct vhost *vhost = catalog_vhost(&w.worker[0]->catalog, slice_text("/"));
+    struct catalog_queue *queue = vhost_queue(vhost, slice_text("a"));
+    struct message *message = message_for(a, "a", "x", true);
+    for (unsigned i = 0; i <= PARTS_MAX; i++) {
+        struct transaction_id id = {1, i};
+        request_init(&requests[i], a);
+        struct part *part = part_collect(shard, id);
+        part_publish(part, message, &queue, 1);
+        steps = 0;
+        part_prepare(part, 1, &requests[i]);
+        RUN_UNTIL(&w, i % 1024 || steps > 0);
+        assert_int_equal(requests[i].failure.code, i < PARTS_MAX ? 0 : E_LIMIT);
+    }
+    assert_string_equal(requests[PARTS_MAX].failure.text,
+                        "16384 transactions over several shards are under way");
+    RUN_UNTIL(&w, queue->hosted->queue.leased == PARTS_MAX);
+    assert_int_equal(queue->hosted->queue.ready, 0);
+    for (unsigned i = 0; i < PARTS_MAX; i++)
+        part_end(shard, (struct transaction_id){1, i}, 0, false, NULL);
+    RUN_UNTIL(&w, queue->hosted->queue.leased == 0);
+    assert_int_equal(queue->hosted->queue.ready, 0);
+    message_unref(message);
+    world_stop(&w);
+    free(requests);
+    world_fini(&w);
+}
+
+static void too_many_decisions(void **state)
+{
+    struct world w;
+    struct request request;
+    const uint32_t shards[] = {1};
+
+    (void)state;
+    world_init(&w, 1, 1, 92);
+    world_start(&w);
+    struct actor *a = open_actor(&w, 0);
+    struct shard *shard = w.worker[0]->shards[0];
+    for (unsigned i = 0; i <= DECISIONS_MAX; i++) {
+        request_init(&request, a);
+        int result = decision_make(shard, (struct transaction_id){1, i}, shards, 1, &request);
+        assert_int_equal(result, i < DECISIONS_MAX ? 0 : E_LIMIT);
+    }
+    assert_string_equal(request.failure.text,
+                        "16384 transactions over several shards are under way");
+    for (unsigned i = 0; i < DECISIONS_MAX; i++)
+        decision_applied(shard, (struct transaction_id){1, i}, 1);
+    request_init(&request, a);
+    assert_int_equal(decision_make(shard, (struct transaction_id){2, 1}, shards, 1, &request), 0);
+    decision_applied(shard, (struct transaction_id){2, 1}, 1);
+    world_stop(&w);
+    world_fini(&w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -811,6 +918,9 @@ int main(void)
         cmocka_unit_test(a_disk_is_full),
         cmocka_unit_test(a_disk_fails),
         cmocka_unit_test(a_queue_is_deleted_meanwhile),
+        cmocka_unit_test(is_forgotten),
+        cmocka_unit_test(too_many_in_doubt),
+        cmocka_unit_test(too_many_decisions),
         cmocka_unit_test(whole_or_not_at_all),
         cmocka_unit_test(whole_or_not_with_checkpoints),
         cmocka_unit_test(whole_or_not_with_two_workers),
