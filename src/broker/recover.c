@@ -181,11 +181,37 @@ static void recover_corrupt(void *context, const struct failure *what)
     log_error(worker->logger, "recovery", "corruption in shard %u: %s", shard->number, what->text);
 }
 
-/* Nothing has been changed yet, so that what is there can still be looked at. */
+/* A queue that has its messages in a log, of those beyond the `after`th shard. NULL: none. */
+static const struct catalog_queue *logged_queue(const struct worker *worker, unsigned after,
+                                                unsigned up_to)
+{
+    struct map_cursor cursor = {0};
+
+    for (const struct catalog_queue *q; (q = map_next(&worker->catalog.queues_by_id, &cursor));) {
+        if (q->shard > after && q->shard <= up_to && catalog_is_logged(q->flags))
+            return q;
+    }
+    return NULL;
+}
+
+static int shard_is_missing(const struct catalog_queue *queue, struct failure *failure)
+{
+    return fail(failure, E_NOT_FOUND, "shard-%u is missing: it has the messages of queue '%s'",
+                queue->shard, queue->name);
+}
+
+/* Nothing has been changed yet, so that what is there can still be looked at. A log that has never
+ * been opened can have no queue. */
 static int recover_told(void *context, struct failure *failure)
 {
-    const struct worker *worker = ((const struct shard *)context)->place.worker;
+    const struct shard *shard = context;
+    const struct worker *worker = shard->place.worker;
 
+    if (shard->number > 1 && log_epoch(shard->log) == 1) {
+        const struct catalog_queue *queue = logged_queue(worker, shard->number - 1, shard->number);
+        if (queue)
+            return shard_is_missing(queue, failure);
+    }
     if (map_count(&worker->catalog.vhosts) > 0 || !worker->catalog_is_suspect)
         return 0;
     return fail(failure, E_CORRUPT,
@@ -258,8 +284,23 @@ static void open_next(struct worker *worker)
         started(worker);
 }
 
+static void boot_failed(struct worker *worker, int result, const char *what)
+{
+    worker->start.result = result;
+    if (worker->start.failure.text[0] == 0)
+        fail(&worker->start.failure, result, "%s: %s", what, error_name(result));
+    started(worker);
+}
+
 static void catalog_is_there(struct worker *worker)
 {
+    const struct catalog_queue *queue =
+        logged_queue(worker, worker->options.shard_count, UINT32_MAX);
+
+    if (queue) {
+        boot_failed(worker, shard_is_missing(queue, &worker->start.failure), "");
+        return;
+    }
     worker->catalog_settled.done = worker->catalog.events;
     worker->start_number = log_epoch(catalog_log(worker));
     peers_tell_catalog(worker);
@@ -272,14 +313,6 @@ void boot_catalog_came(struct worker *worker, bool is_suspect)
     worker->catalog_is_suspect = is_suspect;
     worker->catalog_settled.done = worker->catalog.events;
     open_next(worker);
-}
-
-static void boot_failed(struct worker *worker, int result, const char *what)
-{
-    worker->start.result = result;
-    if (worker->start.failure.text[0] == 0)
-        fail(&worker->start.failure, result, "%s: %s", what, error_name(result));
-    started(worker);
 }
 
 /* Until the first catalog is durable. */

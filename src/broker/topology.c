@@ -247,10 +247,9 @@ void queue_added(void *context, struct catalog_queue *queue)
 
     queue->place = worker_place(worker, queue->shard);
     if (!queue->place) {
-        worker->start.result =
-            fail(&worker->start.failure, E_CORRUPT,
-                 "queue '%s' in vhost '%s' is in shard %u, whose directory is not there",
-                 queue->name, queue->vhost->name, queue->shard);
+        worker->start.result = fail(&worker->start.failure, E_CORRUPT,
+                                    "shard-%u is missing: it has the messages of queue '%s'",
+                                    queue->shard, queue->name);
         return;
     }
     if (queue->place->is_here && shard_of(queue->place)->log)
