@@ -372,6 +372,7 @@ static void start_worker(struct member *member)
     worker.stores = member->stores;
     worker.store_count = member->store_count;
     worker.shard_count = process->shard_count;
+    worker.queues_balanced = s->queues_balanced;
     worker.logger = process->logger;
     fill_broker_settings(&worker.settings, s);
     fill_limits(&worker, process);

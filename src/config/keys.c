@@ -104,7 +104,6 @@ static const char *const meaningless[] = {
     "memory_monitor_interval",
     "queue_index_embed_msgs_below",
     "queue_master_locator",
-    "queue_leader_locator",
     "quorum_queue.*",
     "classic_queue.*",
     "stream.replication.*",

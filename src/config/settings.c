@@ -42,7 +42,7 @@ struct setting {
 };
 
 static read_value read_number, read_count, read_size, read_boolean, read_text, read_sync,
-    read_workers;
+    read_workers, read_locator;
 
 #define PLACE(member)                                                                              \
     .offset = offsetof(struct settings, member), .size = sizeof((struct settings *)NULL)->member
@@ -139,6 +139,12 @@ static const struct setting table[] = {
      PLACE(workers),
      1,
      SETTINGS_WORKERS_MAX},
+    {{"queue_leader_locator", "client-local, balanced", "client-local",
+      "where a new queue lives: with the worker of whoever declares it; with each in turn"},
+     read_locator,
+     PLACE(queues_balanced),
+     0,
+     0},
     {{"sync", "always, interval, never", "always",
       "a confirm means: on disk; written, and synced every sync_interval; written"},
      read_sync,
@@ -337,6 +343,17 @@ static int read_sync(const struct reading *reading, const struct setting *settin
         strcmp(entry->value, "never") != 0)
         return refuse(reading, entry, "expected always, interval or never");
     return read_text(reading, setting, entry);
+}
+
+static int read_locator(const struct reading *reading, const struct setting *setting,
+                        const struct conf_entry *entry)
+{
+    bool balanced = strcmp(entry->value, "balanced") == 0;
+
+    if (!balanced && strcmp(entry->value, "client-local") != 0)
+        return refuse(reading, entry, "expected client-local or balanced");
+    memcpy((uint8_t *)reading->settings + setting->offset, &balanced, sizeof balanced);
+    return 0;
 }
 
 /* ---- listeners ---- */

@@ -264,6 +264,9 @@ static void test_ranges(void **state)
     assert_int_equal(good("workers = auto")->settings.workers, 0);
     bad("workers = 0", "1");
     bad("workers = many", "number");
+    assert_false(good("queue_leader_locator = client-local")->settings.queues_balanced);
+    assert_true(good("queue_leader_locator = balanced")->settings.queues_balanced);
+    bad("queue_leader_locator = random", "expected client-local or balanced");
     assert_string_equal(good("sync = interval")->settings.sync, "interval");
     bad("sync = sometimes", "expected always, interval or never");
     bad("segment_size_min = 64MiB\nsegment_size_max = 32MiB", "is above segment_size_max");
