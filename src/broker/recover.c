@@ -15,6 +15,9 @@ struct boot {
     size_t orphan_count, orphan_capacity;
     unsigned opened;        /* shards */
     unsigned peers_started; /* on the first worker */
+    bool is_opening;        /* a shard, which is shards[opened] */
+    bool has_failed;        /* somewhere: what is open here is closed */
+    unsigned closing;       /* shards */
 
     /* of a new data directory: */
     struct password_job hash;
@@ -230,7 +233,39 @@ const struct log_recovery shard_recovery = {
     .told = recover_told,
 };
 
-/* ---- the first start ---- */
+/* ---- the end of a start ---- */
+
+static void boot_over(struct worker *worker)
+{
+    boot_free(worker);
+    worker->started(worker->started_context, &worker->start);
+}
+
+static void boot_closed(void *context)
+{
+    struct worker *worker = ((struct shard *)context)->place.worker;
+
+    if (--worker->boot->closing == 0)
+        boot_over(worker);
+}
+
+/* Logs that were opened are closed in order, so that nothing is under way in a store when all is
+ * given up. One that is being opened is waited for. */
+static void boot_retreat(struct worker *worker)
+{
+    struct boot *boot = worker->boot;
+
+    boot->has_failed = true;
+    if (boot->is_opening)
+        return;
+    boot->closing = boot->opened;
+    for (unsigned i = 0; i < boot->opened; i++) {
+        checkpoint_free(worker->shards[i]);
+        log_close(worker->shards[i]->log, boot_closed, worker->shards[i]);
+    }
+    if (boot->opened == 0)
+        boot_over(worker);
+}
 
 void boot_end(struct worker *worker, int result, const char *text)
 {
@@ -238,14 +273,17 @@ void boot_end(struct worker *worker, int result, const char *text)
         worker->start.result = result;
         fail(&worker->start.failure, result, "%s", text);
     }
-    if (worker->start.result == 0) {
-        worker->catalog.binding_lost = worker_has_catalog(worker) ? change_binding_lost : NULL;
-        timer_set(&worker->watch, loop_now_ns(worker->loop) + 1);
-        ledgers_resolve(worker);
+    if (worker->start.result != 0) {
+        boot_retreat(worker);
+        return;
     }
-    boot_free(worker);
-    worker->started(worker->started_context, &worker->start);
+    worker->catalog.binding_lost = worker_has_catalog(worker) ? change_binding_lost : NULL;
+    timer_set(&worker->watch, loop_now_ns(worker->loop) + 1);
+    ledgers_resolve(worker);
+    boot_over(worker);
 }
+
+/* ---- the first start ---- */
 
 /* What this worker has to do is done, or has failed. */
 static void started(struct worker *worker)
@@ -262,8 +300,8 @@ void boot_peer_started(struct worker *worker, int result, const char *text)
 {
     struct boot *boot = worker->boot;
 
-    if (!boot)
-        return; /* it has failed before */
+    if (!boot || boot->has_failed)
+        return;
     boot->peers_started++;
     if (worker->start.result != 0 || result != 0 || boot->peers_started == worker->count) {
         result = worker->start.result ? worker->start.result : result;
@@ -278,7 +316,8 @@ static void open_next(struct worker *worker)
 {
     struct boot *boot = worker->boot;
 
-    if (boot->opened < worker->shard_count)
+    boot->is_opening = boot->opened < worker->shard_count;
+    if (boot->is_opening)
         shard_open(worker->shards[boot->opened]);
     else
         started(worker);
@@ -428,8 +467,12 @@ void shard_opened(void *context, int result, const struct log_opened *summary,
     struct shard *shard = context;
     struct worker *worker = shard->place.worker;
 
-    if (!worker->boot)
-        return; /* another worker could not start */
+    worker->boot->is_opening = false;
+    if (worker->boot->has_failed) { /* another worker could not start */
+        worker->boot->opened += result == 0;
+        boot_retreat(worker);
+        return;
+    }
     if (summary)
         add_opened(&worker->start.log, summary, worker->boot->opened == 0);
     if (result != 0) {
