@@ -144,6 +144,7 @@ static void choose_options(struct world *w, struct worker_options *options)
     options->queues_balanced = dice(w, 2);
     options->password_cost = (struct password_cost){8, 1};
     options->pending_ppm = 200000;
+    options->memory_high_bytes = w->seed % 16 == 9 ? 1u << 20 : 0;
     options->hot_bytes_max = w->seed % 3 ? 20000 : 64u << 20;
     /* small, so that segments fill, are checkpointed and go within a short life */
     options->log.segment_bytes_min = (uint32_t)(8192u << dice(w, 5));
@@ -163,7 +164,8 @@ static bool all_started(const struct world *w)
 
 enum begun { BEGUN_WELL, BEGUN_BADLY, BEGUN_NOT };
 
-/* Another number of workers than before, perhaps; never fewer shards. BEGUN_NOT: the power goes
+/* Another number of workers than before, perhaps; never fewer shards, but perhaps fewer than there
+ * are workers. BEGUN_NOT: the power goes
  * before all have started. */
 static enum begun begin_life(struct world *w, bool may_crash)
 {
@@ -171,7 +173,7 @@ static enum begun begin_life(struct world *w, bool may_crash)
     uint64_t turns = may_crash && dice(w, 12) == 0 ? dice(w, 30) : 10000;
 
     w->workers = 1 + (unsigned)dice(w, WORKERS_MAX);
-    unsigned shards = w->workers + (unsigned)dice(w, 2);
+    unsigned shards = dice(w, 8) ? w->workers + (unsigned)dice(w, 2) : 1;
     for (; w->shards < shards; w->shards++)
         w->disks[w->shards] = simulated_disk_new(w->seed * SHARDS_MAX + w->shards);
     w->failed_shards = 0;
@@ -272,6 +274,19 @@ static void check_quiet(struct world *w)
     }
 }
 
+/* They have stopped, or not started. */
+static void free_workers(struct world *w, unsigned first)
+{
+    for (unsigned i = 0; i < w->workers; i++) {
+        struct member *member = &w->members[(first + i) % w->workers];
+        worker_free(member->worker);
+        member->worker = NULL;
+        for (unsigned s = 0; s < SHARDS_MAX && member->stores[s]; s++)
+            store_free(member->stores[s]);
+    }
+    free_loops(w);
+}
+
 static bool all_stopped(const struct world *w)
 {
     for (unsigned i = 0; i < w->workers; i++) {
@@ -312,14 +327,7 @@ static void end_clean(struct world *w)
         end_crash(w);
         return;
     }
-    for (unsigned i = 0; i < w->workers; i++) {
-        struct member *member = &w->members[(first + i) % w->workers];
-        worker_free(member->worker);
-        member->worker = NULL;
-        for (unsigned s = 0; s < SHARDS_MAX && member->stores[s]; s++)
-            store_free(member->stores[s]);
-    }
-    free_loops(w);
+    free_workers(w, first);
 }
 
 /* ---- in between ---- */
@@ -430,7 +438,12 @@ static void clear_faults(struct world *w)
 static void one_life(struct world *w)
 {
     set_faults(w);
-    if (begin_life(w, true) != BEGUN_WELL) {
+    enum begun begun = begin_life(w, true);
+    if (begun == BEGUN_BADLY && dice(w, 2)) {
+        free_workers(w, (unsigned)dice(w, w->workers));
+        return;
+    }
+    if (begun != BEGUN_WELL) {
         end_crash(w);
         return;
     }
