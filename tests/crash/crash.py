@@ -1,7 +1,8 @@
 #!/usr/bin/python3
 """Kills the broker at random moments and looks at what is left.
 
-    tests/crash/crash.py [--rounds N] [--seed N] [--build DIR] [--forget] [--skip-sync data|directory]
+    tests/crash/crash.py [--rounds N] [--seed N] [--build DIR] [--workers N] [--forget]
+                         [--skip-sync data|directory]
 
 A round starts a broker in an empty directory and, a few times over, publishes with confirms and
 consumes with acknowledgements, kills it, starts it again and checks each queue. Round i of --seed N
@@ -16,6 +17,8 @@ What is promised (docs/compatibility.md):
  4. What is there is in the order in which it was published.
  5. What had been delivered comes back as redelivered.
  6. Queues, exchanges and bindings whose declaration was answered are there.
+
+Without --workers a round has 1 worker, or 4, or another number in each life, by its seed.
 
 --forget puts forget_unsynced.so under the broker: everything it did not sync is lost, as in a power
 cut, and some of that survives torn or out of order. --skip-sync makes syncs of files, or of
@@ -256,15 +259,18 @@ def play(options, seed):
     environment, journal = forgetful(options, seed, directory) if options.forget else ({}, None)
     # Small segments and frequent checkpoints, so that their edges are met, too.
     settings = {"log.console.level": "info"}
+    workers = options.workers or chance.choice([1, 4, None])
     broker = brokers.Sluice(directory=directory, environment=environment, settings=settings)
     traffic = [Traffic(i, chance.random()) for i in range(chance.randrange(1, 4))]
     kept = False
     try:
+        broker.settings["workers"] = workers or 3
         broker.start()
         for life in range(chance.randrange(*LIVES)):
             live(broker, traffic, chance)
             if journal:
                 undo_journal(journal)
+            broker.settings["workers"] = workers or chance.randrange(1, 6)
             broker.start()
             for each in traffic:
                 each.check(broker.port)
@@ -302,6 +308,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", type=int, default=random.randrange(1, 1_000_000_000))
     parser.add_argument("--build", default="build")
+    parser.add_argument("--workers", type=int, help="always that many")
     parser.add_argument("--forget", action="store_true", help="lose what was not synced")
     parser.add_argument("--skip-sync", choices=["data", "directory"],
                         help="with --forget: such syncs do nothing, and the rounds must fail")
