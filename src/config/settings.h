@@ -51,7 +51,7 @@ struct settings {
     /* sluice's own */
     uint32_t workers; /* 0: as many as there are processors */
     bool queues_balanced;
-    char sync[16];    /* sync = always | interval | never */
+    char sync[16]; /* sync = always | interval | never */
     uint32_t sync_interval_ms;
     uint64_t segment_bytes_min, segment_bytes_max, checkpoint_bytes;
 };

@@ -4,8 +4,8 @@
  *
  * loop_free() runs what was posted and has not run yet.
  *
- * Its helper threads are libuv's (UV_THREADPOOL_SIZE of the environment, 4 by default); for long jobs each
- * loop has one of its own, from the first on.
+ * Its helper threads are libuv's (UV_THREADPOOL_SIZE of the environment, 4 by default); for long
+ * jobs each loop has one of its own, from the first on.
  */
 #ifndef SLUICE_LOOP_REAL_H
 #define SLUICE_LOOP_REAL_H

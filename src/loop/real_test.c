@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 static int setup(void **state)
@@ -167,7 +168,7 @@ static void long_work(struct job *job)
     struct long_job_seen *seen = CONTAINER_OF(job, struct long_job_seen, job);
 
     seen->was_alone = ++*seen->running == 1; /* thread sanitizer would tell otherwise, too */
-    usleep(1000);
+    nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
     --*seen->running;
 }
 
