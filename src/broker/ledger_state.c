@@ -216,8 +216,8 @@ static void recover_items(struct part *part, struct slice rest)
     struct ledger_item what;
 
     while (ledger_item_next(&rest, &what)) {
-        part->items =
-            grow(part->items, part->item_count, &part->item_capacity, sizeof *part->items);
+        part->items = part_grow(part, part->items, part->item_count, &part->item_capacity,
+                                sizeof *part->items);
         part->items[part->item_count++] = (struct item){NULL, what, true};
     }
 }
@@ -306,6 +306,8 @@ static void recover_part(struct part *part)
 
     part->items = NULL;
     part->item_count = part->item_capacity = 0;
+    account_release(&part->shard->place.worker->memory, part->charged);
+    part->charged = 0;
     for (size_t i = 0; i < count; i++)
         hold_again(part, &told[i].what);
     free(told);

@@ -6,7 +6,7 @@
 #define RECORD_BYTES     4096u /* of a PREPARE; more of them add up */
 #define STEP_ITEMS_MAX   1000u
 #define STEP_PUBLISH_MAX 64u
-#define STEP_BYTES_MAX   (1u << 20)
+#define STEP_BYTES_MAX   (256u << 10)
 #define CLOCK_ITEMS      32u /* between two looks at the clock */
 
 /* ---- collecting ---- */
@@ -47,6 +47,7 @@ void part_free(struct part *part)
             hosted_release(part->items[i].hosted);
     }
     part->shard->ledger.prepared -= part->is_counted;
+    account_release(&part->shard->place.worker->memory, part->charged);
     list_remove(&part->work_link);
     list_remove(&part->end_link);
     map_remove(&part->shard->ledger.parts, transaction_key(&part->id));
@@ -74,14 +75,14 @@ void part_publish(struct part *part, struct message *message, struct catalog_que
         struct hosted *hosted = queues[i]->hosted;
         if (!hosted || hosted->queue.closed)
             continue;
-        part->targets = grow(part->targets, part->target_count, &part->target_capacity,
-                             sizeof(struct hosted *));
+        part->targets = part_grow(part, part->targets, part->target_count, &part->target_capacity,
+                                  sizeof(struct hosted *));
         part->targets[part->target_count++] = hosted;
         queue_ref(&hosted->queue);
         publish.count++;
     }
-    part->publishes = grow(part->publishes, part->publish_count, &part->publish_capacity,
-                           sizeof *part->publishes);
+    part->publishes = part_grow(part, part->publishes, part->publish_count, &part->publish_capacity,
+                                sizeof *part->publishes);
     part->publishes[part->publish_count++] = publish;
 }
 
@@ -96,7 +97,8 @@ void part_add_item(struct part *part, struct hosted *hosted, uint64_t sequence, 
         last->what.count++;
         return;
     }
-    part->items = grow(part->items, part->item_count, &part->item_capacity, sizeof *part->items);
+    part->items =
+        part_grow(part, part->items, part->item_count, &part->item_capacity, sizeof *part->items);
     part->items[part->item_count++] =
         (struct item){hosted, {hosted->queue.id, sequence, 1, (uint8_t)kind}, is_logged};
     queue_ref(&hosted->queue);

@@ -39,6 +39,7 @@ struct part {
     size_t written; /* items that the ledger has */
     size_t at;      /* items that are ended */
     uint64_t block; /* of the END */
+    size_t charged; /* bytes of the arrays */
 };
 
 struct decision {
@@ -53,12 +54,17 @@ static inline size_t promise_bytes(void)
     return log_change_bytes(LEDGER_HEAD_BYTES_MAX);
 }
 
-/* Room for one more at the end. */
-static inline void *grow(void *elements, size_t count, size_t *capacity, size_t size)
+/* Room for one more at the end of an array of the part's, which the worker's memory has to know. */
+static inline void *part_grow(struct part *part, void *elements, size_t count, size_t *capacity,
+                              size_t size)
 {
+    size_t more = *capacity ? *capacity : 8;
+
     if (count < *capacity)
         return elements;
-    *capacity = *capacity ? 2 * *capacity : 8;
+    *capacity += more;
+    part->charged += more * size;
+    account_add(&part->shard->place.worker->memory, more * size);
     return memory_resize(elements, *capacity, size);
 }
 

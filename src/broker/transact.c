@@ -16,8 +16,9 @@
 
 #include <stdlib.h>
 
-#define ALONE_MAX   256u /* publishes and settlements that are done in one turn */
-#define CLOCK_ITEMS 32u
+#define ALONE_MAX       256u         /* publishes and settlements that are done in one turn */
+#define ALONE_BYTES_MAX (256u << 10) /* and bytes of log */
+#define CLOCK_ITEMS     32u
 
 /* What it has to do in one shard. */
 struct share {
@@ -417,7 +418,8 @@ static int collected(struct transaction *t)
         over(t);
         return DONE;
     }
-    if (t->share_count == 1 && t->publish_count + t->settlement_count <= ALONE_MAX)
+    if (t->share_count == 1 && t->publish_count + t->settlement_count <= ALONE_MAX &&
+        only_share(t)->log_bytes <= ALONE_BYTES_MAX)
         return all_at_once(t);
     prepare(t);
     return PENDING;

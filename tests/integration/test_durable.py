@@ -1,5 +1,8 @@
 """What is there after the broker was stopped, and after it was killed."""
 
+import random
+import threading
+
 import pika
 import pytest
 
@@ -223,3 +226,43 @@ def test_stop_is_told_to_clients(own_broker):
         refusal = connection.refusal()
         assert refusal.code == 320
         assert refusal.text.startswith("CONNECTION_FORCED - ")
+
+
+def test_a_commit_over_many_queues_is_whole(own_broker):
+    """Each transaction replaces the one message of each queue; the broker is killed in the middle."""
+    broker = own_broker()
+    queues = [f"q{i}" for i in range(8)]
+    for queue in queues:  # From connections of their own, so that they are on several shards.
+        with raw_amqp.Connection(broker.port) as connection:
+            connection.open(1)
+            connection.call(1, "queue.declare", queue=queue, durable=True)
+
+    def replace(connection, number, is_first=False):
+        for queue in queues:
+            if not is_first:
+                got = connection.call(1, "basic.get", queue=queue)
+                assert got.body == str(number - 1).encode()
+                connection.send_method(1, "basic.ack", delivery_tag=got.delivery_tag)
+            connection.publish(1, routing_key=queue, body=str(number).encode(), delivery_mode=2)
+        connection.call(1, "tx.commit")
+
+    number = 0
+    for _ in range(8):
+        killer = threading.Timer(random.uniform(0.02, 0.2), broker.kill)
+        with raw_amqp.Connection(broker.port) as connection:
+            connection.open(1)
+            connection.call(1, "tx.select")
+            replace(connection, number, is_first=True)
+            killer.start()
+            with pytest.raises((OSError, raw_amqp.Closed)):
+                while True:
+                    replace(connection, number + 1)
+                    number += 1
+        killer.join()
+        broker.start()
+        channel = pika_connection(broker.port).channel()
+        left = {body for queue in queues for body in [",".join(get_all(channel, queue))]}
+        channel.connection.close()
+        assert left in ({str(number)}, {str(number + 1)}), broker.log()
+        number = int(left.pop())
+    assert number > 8
