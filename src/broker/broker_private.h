@@ -36,7 +36,8 @@ struct worker {
     uint64_t client_last; /* id */
     uint32_t client_count;
     bool stopping;
-    bool is_quiet; /* it stops, and no worker has clients any more */
+    bool has_ended; /* it stops, and has said that it changes nothing in the catalog */
+    bool is_quiet;  /* it stops, and no worker has clients any more */
 
     struct list completions;   /* requests that are complete, not yet told */
     struct list jobs;          /* requests with work proportional to a count: a slice per turn */

@@ -62,6 +62,8 @@ static void expired(struct timer *timer)
     uint64_t expires_ns = hosted->named->settings.expires_ms * NANOSECONDS_PER_MS;
     uint64_t at_ns = hosted->used_ns + expires_ns;
 
+    if (worker->stopping)
+        return; /* the next start begins anew */
     if (hosted->queue.consumers > 0 || !list_empty(&hosted->getters))
         at_ns = loop_now_ns(worker->loop) + expires_ns;
     if (at_ns > loop_now_ns(worker->loop)) {

@@ -65,7 +65,7 @@ enum letter {
     LETTER_STATUS,
     LETTER_STARTED, /* struct letter_result */
     LETTER_GO,      /* struct letter_result */
-    LETTER_LAST,    /* nothing but answers comes after it */
+    LETTER_LAST,    /* see peers_have_ended() */
 };
 
 /* All that is asked begins so. */

@@ -165,12 +165,48 @@ void peers_end(struct worker *worker)
         peer_write(peer, LETTER_LAST, 0);
 }
 
-bool peers_have_ended(struct worker *worker)
+static bool all_have_ended(const struct worker *worker, unsigned round)
 {
     EACH_PEER (worker, peer) {
-        if (!peer->has_ended)
+        if (peer->ended < round)
             return false;
     }
+    return true;
+}
+
+static bool is_waiting_for_answers(const struct worker *worker)
+{
+    EACH_PEER (worker, peer) {
+        if (map_count(&peer->asked) > 0)
+            return true;
+    }
+    return false;
+}
+
+/* The second round is about the catalog: what the end of clients changes in it has to be in every
+ * log before that is closed. Each tells the first worker that it gives no orders any more, and when
+ * all have, the first worker tells all of them. */
+static bool catalog_has_ended(struct worker *worker)
+{
+    if (worker_has_catalog(worker)) {
+        if (!all_have_ended(worker, 2))
+            return false;
+        if (!worker->has_ended)
+            peers_end(worker);
+        worker->has_ended = true;
+        return true;
+    }
+    if (!worker->has_ended && !is_waiting_for_answers(worker)) {
+        worker->has_ended = true;
+        peer_write(worker->peers[0], LETTER_LAST, 0);
+    }
+    return worker->peers[0]->ended == 2;
+}
+
+bool peers_have_ended(struct worker *worker)
+{
+    if (!all_have_ended(worker, 1) || (worker->count > 1 && !catalog_has_ended(worker)))
+        return false;
     EACH_PEER (worker, peer)
         peer_answer_free(peer);
     return true;
@@ -280,7 +316,7 @@ static void worker_letter(struct peer *peer, unsigned kind, struct slice letter)
         break;
     }
     case LETTER_LAST:
-        peer->has_ended = true;
+        peer->ended++;
         break;
     default:
         ASSERT(!"a letter of no kind");

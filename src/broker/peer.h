@@ -38,7 +38,7 @@ struct peer {
     struct subscription *latest; /* of those, the one that the last delivery was for, or NULL */
     enum flow flow;              /* how it is over there */
     uint64_t memory_used;
-    bool has_ended; /* it has no clients any more */
+    unsigned ended; /* 1: it has no clients any more; 2: and gives no orders */
 
     /* answering */
     struct client *proxy;
@@ -61,7 +61,7 @@ void peers_free(struct worker *worker);
 /* This worker has no clients any more and writes nothing but answers: tells it to all. */
 void peers_end(struct worker *worker);
 
-/* All of them have said so; closes their proxies. */
+/* All of them have said so, and nothing changes the catalog any more; closes their proxies. */
 bool peers_have_ended(struct worker *worker);
 
 void peers_status(struct worker *worker); /* tells what has changed: flow, memory */
