@@ -263,8 +263,8 @@ static void publish(struct actor *actor)
     bool persistent = dice(w, 8) > 0;
 
     if (actor->no_flow || w->ids + QUEUES >= IDS_MAX ||
-        (queue < QUEUES_STAY && !(actor->declared & 1u << queue)))
-        return;
+        (queue < QUEUES_STAY && !everywhere && !model_shard(actor, queue)))
+        return; /* one that stays may be published to as soon as the worker knows it */
     uint64_t id = model_new(actor, queue, everywhere ? QUEUES_STAY : 1, persistent);
     struct message *message = everywhere ? model_message(actor, id, FANOUT_NAME, "")
                                          : model_message(actor, id, "", queue_names[queue]);
@@ -486,6 +486,8 @@ void actor_act(struct actor *actor)
         next_ask(actor);
     else if (actor->busy)
         act_meanwhile(actor);
+    else if (actor->declared != ALL_THAT_STAY && dice(w, 3) == 0)
+        publish_some(actor);
     else if (actor->declared != ALL_THAT_STAY)
         declare(actor, (unsigned)__builtin_ctz(~actor->declared));
     else if (actor->bound != (ALL_THAT_STAY | 1u << QUEUES))

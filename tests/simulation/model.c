@@ -57,8 +57,7 @@ struct message *model_message(struct actor *actor, uint64_t id, const char *exch
     return message;
 }
 
-/* The shard of the queue as the actor's worker knows it. */
-static uint8_t shard_of_queue(const struct actor *actor, unsigned queue)
+uint8_t model_shard(const struct actor *actor, unsigned queue)
 {
     const struct catalog *catalog = worker_catalog(actor->world->members[actor->worker].worker);
     const struct vhost *vhost = catalog_vhost(catalog, slice_text("/"));
@@ -81,7 +80,7 @@ uint64_t model_new(struct actor *actor, unsigned queue, unsigned copies, bool pe
             .copies = i == 0 ? (uint8_t)copies : 0,
             /* nothing is promised of a queue that comes and goes, or that is being purged */
             .may_be_gone = queue >= QUEUES_STAY || w->purges[queue + i] > 0,
-            .shard = shard_of_queue(actor, queue + i),
+            .shard = model_shard(actor, queue + i),
             .born = w->life,
         };
     return id;

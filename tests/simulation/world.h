@@ -174,6 +174,9 @@ void world_run_seed(struct world *w);
 extern const char *const queue_names[QUEUES];
 #define FANOUT_NAME "everywhere"
 
+/* The shard of the queue as the actor's worker knows it; 0: it does not know the queue. */
+uint8_t model_shard(const struct actor *actor, unsigned queue);
+
 /* `copies` entries, of which `queue` is the first's, and the others are of the queues behind it. */
 uint64_t model_new(struct actor *actor, unsigned queue, unsigned copies, bool persistent);
 struct message *model_message(struct actor *actor, uint64_t id, const char *exchange,
