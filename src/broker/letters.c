@@ -33,6 +33,12 @@ struct message *letter_take_message(const struct letter_message *letter, const u
     return message;
 }
 
+struct message *letter_lend_message(const struct letter_message *letter, const uint8_t *bytes,
+                                    struct message_room *room)
+{
+    return message_revive_in(room, head_of(letter), bytes);
+}
+
 void letter_dropped(void *context, unsigned kind, struct slice letter)
 {
     (void)context;

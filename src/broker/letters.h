@@ -108,6 +108,11 @@ void letter_put_message(struct letter_message *letter, const struct message *mes
  * buffer in each case. NULL: no memory. */
 struct message *letter_take_message(const struct letter_message *letter, const uint8_t *bytes,
                                     struct account *account) MUST_CHECK;
+
+/* The message for the moment, in that room. The letter's reference is the message's from
+ * message_room_leave() on; without it, it stays the letter's. */
+struct message *letter_lend_message(const struct letter_message *letter, const uint8_t *bytes,
+                                    struct message_room *room) MUST_CHECK;
 void letter_drop_message(const struct letter_message *letter);
 
 /* As mail_events.dropped. */

@@ -250,14 +250,16 @@ static void publish(struct peer *peer, const struct letter_publish *letter)
     const uint64_t *ids = (const uint64_t *)(letter + 1);
     struct message *message = letter_take_message(
         &letter->message, (const uint8_t *)(ids + letter->queues), &worker->messages);
-    struct publish publish = {.message = message,
-                              .publisher = letter->ticket ? peer->publisher : NULL};
+    struct publish publish; /* not zeroed as a whole: its failure is large and rarely used */
     struct catalog_queue *few[8];
     struct catalog_queue **queues = few;
 
     if (letter->queues > sizeof few / sizeof *few)
         queues = memory_new(letter->queues * sizeof(void *));
     ASSERT(message); /* without limit */
+    publish.message = message;
+    publish.publisher = letter->ticket ? peer->publisher : NULL;
+    publish.queues = 0;
     peer->received_bytes += message_footprint(message);
     for (uint32_t i = 0; i < letter->queues; i++) {
         struct catalog_queue *queue = catalog_queue_by_id(&worker->catalog, ids[i]);

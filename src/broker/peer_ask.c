@@ -320,23 +320,37 @@ static struct subscription *subscription_by(struct peer *peer, uint64_t number)
     return peer->latest;
 }
 
+/* Almost always the session takes it at once, and has written it into its output then. */
+static bool deliver_at_once(struct subscription *subscription, const struct letter_deliver *letter)
+{
+    struct worker *worker = subscription->client->worker;
+
+    if (subscription->is_asked || !list_empty(&subscription->held))
+        return false;
+    struct message *message =
+        letter_lend_message(&letter->message, (const uint8_t *)(letter + 1), &worker->delivering);
+    if (!message ||
+        deliver(subscription, message, letter->sequence, letter->redelivered, letter->count) != 0)
+        return false; /* what the letter refers to is still the letter's */
+    message_room_leave(&worker->delivering, &worker->messages);
+    return true;
+}
+
 static void deliver_came(struct peer *peer, const struct letter_deliver *letter)
 {
     struct subscription *subscription = subscription_by(peer, letter->number);
+
+    if (subscription && deliver_at_once(subscription, letter))
+        return;
     struct message *message = letter_take_message(&letter->message, (const uint8_t *)(letter + 1),
                                                   &peer->place.worker->messages);
-
     if (!subscription || !message) { /* cancelled since; or out of memory */
         if (message)
             message_unref(message);
         peer_settle(peer, letter->queue, letter->sequence, OUTCOME_RETURN_UNSEEN);
         return;
     }
-    if (subscription->is_asked || !list_empty(&subscription->held) ||
-        deliver(subscription, message, letter->sequence, letter->redelivered, letter->count) != 0)
-        hold(subscription, message, letter);
-    else
-        message_unref(message);
+    hold(subscription, message, letter);
 }
 
 /* What was held goes out, as far as the session takes it. */

@@ -13,12 +13,6 @@ _Static_assert(6 + 4 * VARINT_SIZE_MAX <= 64, "see MESSAGE_HEAD_MAX");
 
 /* ---- making ---- */
 
-/* What a body in a buffer of its own costs. */
-static size_t buffer_cost(size_t capacity)
-{
-    return sizeof(struct buffer) + capacity;
-}
-
 static uint8_t *append(uint8_t *to, struct slice s)
 {
     if (s.size)
@@ -94,6 +88,15 @@ uncharge:
     return NULL;
 }
 
+static void revive(struct message *m, const struct message *head, const uint8_t *bytes, size_t size,
+                   struct account *account)
+{
+    memcpy(m, head, MESSAGE_FIXED_SIZE);
+    memcpy(m->bytes, bytes, size);
+    m->references = 1;
+    m->account = account;
+}
+
 struct message *message_revive(struct account *account, const struct message *head,
                                const uint8_t *bytes)
 {
@@ -103,15 +106,48 @@ struct message *message_revive(struct account *account, const struct message *he
     if (account_charge(account, cost) != 0)
         return NULL;
     struct message *m = malloc(sizeof *m + size);
-    if (!m) {
+    if (m)
+        revive(m, head, bytes, size, account);
+    else
         account_release(account, cost);
-        return NULL;
-    }
-    memcpy(m, head, MESSAGE_FIXED_SIZE);
-    memcpy(m->bytes, bytes, size);
-    m->references = 1;
-    m->account = account;
     return m;
+}
+
+#define ROOM_MIN 1024u
+
+struct message *message_revive_in(struct message_room *room, const struct message *head,
+                                  const uint8_t *bytes)
+{
+    size_t size = message_bytes_size(head);
+
+    if (size > room->capacity || !room->message) {
+        free(room->message);
+        room->capacity = size > ROOM_MIN ? size : ROOM_MIN;
+        room->message = malloc(sizeof *head + room->capacity);
+        if (!room->message)
+            return NULL;
+    }
+    revive(room->message, head, bytes, size, NULL);
+    return room->message;
+}
+
+void message_room_leave(struct message_room *room, struct account *account)
+{
+    struct message *m = room->message;
+
+    if (m->references == 1) {
+        buffer_unref(m->body);
+        return;
+    }
+    m->account = account;
+    account_add(account, message_footprint(m));
+    message_unref(m);
+    *room = (struct message_room){0};
+}
+
+void message_room_fini(struct message_room *room)
+{
+    free(room->message);
 }
 
 uint8_t *message_body_to_fill(struct message *m)
@@ -128,12 +164,6 @@ void message_unref(struct message *m)
     account_release(m->account, message_footprint(m));
     buffer_unref(m->body);
     free(m);
-}
-
-size_t message_footprint(const struct message *m)
-{
-    size_t size = sizeof *m + m->exchange_size + m->key_size + m->properties_size;
-    return size + (m->body ? buffer_cost(m->body->capacity) : (size_t)m->body_size);
 }
 
 /* ---- as stored: the table is in the header ---- */

@@ -86,6 +86,21 @@ static inline size_t message_bytes_size(const struct message *m)
 struct message *message_revive(struct account *account, const struct message *head,
                                const uint8_t *bytes) MUST_CHECK;
 
+/* The same for a moment: in a room that is used again and again, charged to nobody. */
+struct message_room {
+    struct message *message; /* NULL: none yet */
+    size_t capacity;         /* for bytes */
+};
+
+/* One reference, the room's. NULL: no memory. */
+struct message *message_revive_in(struct message_room *room, const struct message *head,
+                                  const uint8_t *bytes) MUST_CHECK;
+
+/* The moment is over. Is somebody still referring to the message, it becomes his, charged to that
+ * account, and the room another. */
+void message_room_leave(struct message_room *room, struct account *account);
+void message_room_fini(struct message_room *room);
+
 static inline struct slice message_exchange(const struct message *m)
 {
     return slice_of(m->bytes, m->exchange_size);
@@ -108,8 +123,17 @@ static inline struct slice message_body(const struct message *m)
                               (size_t)m->body_size);
 }
 
+/* What a body in a buffer of its own costs. */
+static inline size_t buffer_cost(size_t capacity)
+{
+    return sizeof(struct buffer) + capacity;
+}
+
 /* What it costs in memory, and was charged. */
-size_t message_footprint(const struct message *message);
+static inline size_t message_footprint(const struct message *m)
+{
+    return sizeof *m + message_bytes_size(m) + (m->body ? buffer_cost(m->body->capacity) : 0);
+}
 
 /* ---- as stored ----
  *
