@@ -172,11 +172,16 @@ static void return_credit(struct channel *channel)
 {
     struct transaction *t = channel->transaction;
 
-    for (size_t i = 0; i < t->settlement_count; i++) {
-        if (!t->origins[i].subscription)
+    for (size_t i = 0, end; i < t->settlement_count; i = end) {
+        struct subscription *subscription = t->origins[i].subscription;
+        for (end = i + 1; end < t->settlement_count; end++) {
+            if (t->origins[end].subscription != subscription)
+                break;
+        }
+        if (!subscription)
             continue;
-        channel->held--;
-        consume_forget(t->origins[i].subscription, 1);
+        channel->held -= end - i;
+        consume_forget(subscription, end - i);
     }
     t->settlement_count = 0;
 }
