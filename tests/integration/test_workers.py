@@ -3,6 +3,7 @@ number of them."""
 
 import os
 import shutil
+import signal
 import subprocess
 
 import pika
@@ -148,3 +149,34 @@ def test_number_of_workers_is_checked(own_broker):
         with pytest.raises(brokers.StartFailed, match="workers"):
             broker.start()
         assert broker.process.returncode == 2
+
+
+def test_stop_while_clients_leave(own_broker):
+    """Queues go with their owners and consumers, on all workers, while the logs are closed."""
+    broker = own_broker(settings={"workers": 4})
+    for life in range(8):
+        connections = [raw_amqp.Connection(broker.port) for _ in range(8)]
+        for i, connection in enumerate(connections):
+            connection.open(1)
+            connection.call(1, "queue.declare", queue=f"own-{i}", exclusive=True)
+            connection.call(1, "queue.declare", queue=f"auto-{i}", durable=True, auto_delete=True)
+            connection.call(1, "exchange.declare", exchange=f"e-{i}", type="fanout", durable=True,
+                            auto_delete=True)
+            connection.call(1, "queue.bind", queue=f"auto-{i}", exchange=f"e-{i}")
+        for i, connection in enumerate(connections):
+            for other in (1, 3):
+                connection.call(1, "basic.consume", queue=f"auto-{(i + other) % 8}")
+            connection.publish(1, f"e-{i}", "", b"m" * 1000, delivery_mode=2)
+        broker.process.send_signal(signal.SIGTERM)
+        for connection in connections:
+            connection.close_socket()
+        assert broker.stop() == 0, broker.log()
+        assert [line for line in broker.log().splitlines()
+                if "[error]" in line and "] channel:" not in line] == []
+        broker.start()
+        with raw_amqp.Connection(broker.port) as connection:
+            names = [f"{kind}-{i}" for i in range(8) for kind in ("auto", "own")]
+            for number, name in enumerate(names, 1):
+                connection.open(number)
+                with pytest.raises(raw_amqp.Refused, match="no queue"):
+                    connection.call(number, "queue.declare", queue=name, passive=True)
