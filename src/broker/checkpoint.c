@@ -24,7 +24,7 @@ static bool snapshot_slice(struct checkpoint_job *job, uint64_t since_ns)
     while (!over && (size = catalog_snapshot_next(&worker->catalog, &job->cursor, bytes,
                                                   EVENT_BYTES_MAX)) > 0) {
         log_snapshot_item(log, slice_of(bytes, size));
-        over = loop_precise_ns(worker->loop) - since_ns > TURN_SLICE_NS;
+        over = loop_precise_ns(worker->loop) - since_ns > JOB_SLICE_NS;
     }
     free(bytes);
     if (size > 0)
@@ -67,7 +67,7 @@ static bool states_slice(struct checkpoint_job *job, uint64_t since_ns)
         if (queue &&
             (queue->is_dirty || inexact || log_state_is_wanted(job->shard->log, queue->id)))
             queue_write_state(queue, job->exact);
-        if (loop_precise_ns(worker->loop) - since_ns > TURN_SLICE_NS)
+        if (loop_precise_ns(worker->loop) - since_ns > JOB_SLICE_NS)
             return false;
     }
     return true;

@@ -43,7 +43,7 @@ static void cooling_run(struct task *task)
     uint64_t since_ns = loop_precise_ns(worker->loop);
 
     while (worker->messages.used > worker->options.hot_bytes_max && cool(cooling)) {
-        if (loop_precise_ns(worker->loop) - since_ns > TURN_SLICE_NS) {
+        if (loop_precise_ns(worker->loop) - since_ns > JOB_SLICE_NS) {
             loop_defer(worker->loop, task, LOOP_DISPATCH);
             return;
         }

@@ -140,20 +140,17 @@ static void applied_came(struct peer *peer, uint64_t events)
 
 /* ---- starting and ending ---- */
 
-static struct letter_result *tell_result(struct peer *peer, enum letter kind, int result,
-                                         const char *text)
+static void tell_result(struct peer *peer, enum letter kind, int result, const char *text)
 {
     struct letter_result *letter = peer_write(peer, kind, sizeof *letter);
 
     *letter = (struct letter_result){.result = result};
     snprintf(letter->text, sizeof letter->text, "%s", text);
-    return letter;
 }
 
-void peers_tell_started(struct worker *worker, const struct worker_started *what, uint64_t id_last)
+void peers_tell_started(struct worker *worker, const struct worker_started *what)
 {
-    tell_result(worker->peers[0], LETTER_STARTED, what->result, what->failure.text)->id_last =
-        id_last;
+    tell_result(worker->peers[0], LETTER_STARTED, what->result, what->failure.text);
 }
 
 void peers_tell_go(struct worker *worker, int result, const char *text)
@@ -309,7 +306,7 @@ static void worker_letter(struct peer *peer, unsigned kind, struct slice letter)
         break;
     case LETTER_STARTED: {
         const struct letter_result *result = data;
-        boot_peer_started(worker, result->result, result->text, result->id_last);
+        boot_peer_started(worker, result->result, result->text);
         break;
     }
     case LETTER_GO: {

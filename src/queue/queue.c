@@ -339,7 +339,7 @@ bool queue_is_logged(const struct queue *queue, uint64_t sequence)
 /* How many sequences a resumable walk does between two looks at the clock: a page. */
 static bool slice_is_over(struct queue *queue, uint64_t since_ns)
 {
-    return loop_precise_ns(queue->host->loop) - since_ns > TURN_SLICE_NS;
+    return loop_precise_ns(queue->host->loop) - since_ns > JOB_SLICE_NS;
 }
 
 uint64_t queue_purge(struct queue *queue, uint64_t end, uint64_t *position, enum settle_reason why)

@@ -509,9 +509,7 @@ void actor_open(struct world *w, unsigned index)
     actor->index = index;
     actor->number = ++w->clients;
     actor->window = window;
-    do {
-        actor->worker = (unsigned)dice(w, w->workers);
-    } while (w->members[actor->worker].stopping);
+    actor->worker = (unsigned)dice(w, w->workers);
     if (dice(w, 4) && !w->corruption_reported) { /* somebody was answered, so it is there */
         actor->declared = w->queues_there;
         actor->bound = w->queues_bound;

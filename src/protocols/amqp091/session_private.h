@@ -32,10 +32,10 @@
 #include "protocols/amqp091/unacked.h"
 
 #define CONNECTION_NAME_MAX 160u
-#define PARKED_BYTES_MAX    (1024u * 1024u)     /* in all channels; beyond, the wire is paused */
-#define SETTLE_TURN_MAX     (4u * SETTLE_SLICE) /* leases settled in one call by one job */
-#define CREDIT_BYTES        OUTPUT_HIGH_WATER   /* of a consumer, for what is not written yet */
-#define DELIVERY_COPY_MAX   8192u               /* larger bodies are borrowed by the output */
+#define PARKED_BYTES_MAX    (1024u * 1024u)   /* in all channels; beyond, the wire is paused */
+#define SETTLE_TURN_MAX     SETTLE_SLICE      /* leases settled in one call by one job */
+#define CREDIT_BYTES        OUTPUT_HIGH_WATER /* of a consumer, for what is not written yet */
+#define DELIVERY_COPY_MAX   8192u             /* larger bodies are borrowed by the output */
 #define TIMESTAMP_NEVER     UINT64_MAX
 
 /* ---- bytes that the session keeps, charged to its account ---- */
