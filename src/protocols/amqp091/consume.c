@@ -206,6 +206,8 @@ static void resume_all(struct list *waiting)
 
 void consume_drained(struct session *session)
 {
+    if (session->has_left) /* the broker's consumers are gone with the client */
+        return;
     consume_return_credit(session);
     resume_all(&session->starved);
 }
