@@ -295,7 +295,7 @@ extern const struct log_recovery shard_recovery;
 void boot_new(struct worker *worker);
 
 /* By mail: a peer has done its part; the catalog is here; all have done theirs. */
-void boot_peer_started(struct worker *worker, int result, const char *text);
+void boot_peer_started(struct worker *worker, int result, const char *text, uint64_t id_last);
 void boot_catalog_came(struct worker *worker, bool is_suspect);
 void boot_end(struct worker *worker, int result, const char *text);
 void boot_free(struct worker *worker);

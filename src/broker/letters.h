@@ -241,7 +241,8 @@ struct letter_status {
 };
 
 struct letter_result {
-    int32_t result; /* 0, or the error */
+    int32_t result;   /* 0, or the error */
+    uint64_t id_last; /* STARTED: the largest id of a queue that its logs speak of */
     char text[sizeof(((struct failure *)0)->text)];
 };
 

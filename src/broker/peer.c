@@ -140,17 +140,20 @@ static void applied_came(struct peer *peer, uint64_t events)
 
 /* ---- starting and ending ---- */
 
-static void tell_result(struct peer *peer, enum letter kind, int result, const char *text)
+static struct letter_result *tell_result(struct peer *peer, enum letter kind, int result,
+                                         const char *text)
 {
     struct letter_result *letter = peer_write(peer, kind, sizeof *letter);
 
     *letter = (struct letter_result){.result = result};
     snprintf(letter->text, sizeof letter->text, "%s", text);
+    return letter;
 }
 
-void peers_tell_started(struct worker *worker, const struct worker_started *what)
+void peers_tell_started(struct worker *worker, const struct worker_started *what, uint64_t id_last)
 {
-    tell_result(worker->peers[0], LETTER_STARTED, what->result, what->failure.text);
+    tell_result(worker->peers[0], LETTER_STARTED, what->result, what->failure.text)->id_last =
+        id_last;
 }
 
 void peers_tell_go(struct worker *worker, int result, const char *text)
@@ -306,7 +309,7 @@ static void worker_letter(struct peer *peer, unsigned kind, struct slice letter)
         break;
     case LETTER_STARTED: {
         const struct letter_result *result = data;
-        boot_peer_started(worker, result->result, result->text);
+        boot_peer_started(worker, result->result, result->text, result->id_last);
         break;
     }
     case LETTER_GO: {

@@ -152,7 +152,7 @@ void peers_tell_settled(struct worker *worker, uint64_t settled);
 
 /* The first worker's catalog, whole, to all others. */
 void peers_tell_catalog(struct worker *worker);
-void peers_tell_started(struct worker *worker, const struct worker_started *what);
+void peers_tell_started(struct worker *worker, const struct worker_started *what, uint64_t id_last);
 void peers_tell_go(struct worker *worker, int result, const char *text);
 
 #endif

@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#define BOOT_ID_MAX (UINT64_MAX / 2) /* no catalog comes so far */
+
 /* What a start needs and nobody afterwards. */
 struct boot {
     struct worker *worker;
@@ -18,6 +20,7 @@ struct boot {
     bool is_opening;        /* a shard, which is shards[opened] */
     bool has_failed;        /* somewhere: what is open here is closed */
     unsigned closing;       /* shards */
+    uint64_t id_last;       /* of all queues that logs speak of, known or not */
 
     /* of a new data directory: */
     struct password_job hash;
@@ -62,9 +65,15 @@ static void recover_catalog(void *context, struct slice bytes)
     }
 }
 
+/* An object's id is durable with its making in the first shard, and may stand in another before: a
+ * crash in between leaves records of a queue that never was, and its id must not be given again. */
 static struct queue *find(const struct shard *shard, uint64_t id)
 {
-    struct queue *queue = worker_logged_queue(shard->place.worker, id);
+    struct worker *worker = shard->place.worker;
+    struct queue *queue = worker_logged_queue(worker, id);
+
+    if (id > worker->boot->id_last && id <= BOOT_ID_MAX)
+        worker->boot->id_last = id;
     return queue && queue->log == shard->log ? queue : NULL;
 }
 
@@ -277,6 +286,8 @@ void boot_end(struct worker *worker, int result, const char *text)
         boot_retreat(worker);
         return;
     }
+    if (worker->catalog.next_id <= worker->boot->id_last)
+        worker->catalog.next_id = worker->boot->id_last + 1;
     worker->catalog.binding_lost = worker_has_catalog(worker) ? change_binding_lost : NULL;
     timer_set(&worker->watch, loop_now_ns(worker->loop) + 1);
     ledgers_resolve(worker);
@@ -291,18 +302,20 @@ static void started(struct worker *worker)
     if (worker->count == 1)
         boot_end(worker, 0, "");
     else if (worker_has_catalog(worker))
-        boot_peer_started(worker, 0, "");
+        boot_peer_started(worker, 0, "", worker->boot->id_last);
     else
-        peers_tell_started(worker, &worker->start);
+        peers_tell_started(worker, &worker->start, worker->boot->id_last);
 }
 
-void boot_peer_started(struct worker *worker, int result, const char *text)
+void boot_peer_started(struct worker *worker, int result, const char *text, uint64_t id_last)
 {
     struct boot *boot = worker->boot;
 
     if (!boot || boot->has_failed)
         return;
     boot->peers_started++;
+    if (id_last > boot->id_last)
+        boot->id_last = id_last;
     if (worker->start.result != 0 || result != 0 || boot->peers_started == worker->count) {
         result = worker->start.result ? worker->start.result : result;
         text = worker->start.result ? worker->start.failure.text : text;

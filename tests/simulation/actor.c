@@ -509,7 +509,9 @@ void actor_open(struct world *w, unsigned index)
     actor->index = index;
     actor->number = ++w->clients;
     actor->window = window;
-    actor->worker = (unsigned)dice(w, w->workers);
+    do {
+        actor->worker = (unsigned)dice(w, w->workers);
+    } while (w->members[actor->worker].stopping);
     if (dice(w, 4) && !w->corruption_reported) { /* somebody was answered, so it is there */
         actor->declared = w->queues_there;
         actor->bound = w->queues_bound;

@@ -296,6 +296,15 @@ static bool all_stopped(const struct world *w)
     return true;
 }
 
+/* One of those whose worker is not stopping. */
+static void others_act(struct world *w)
+{
+    struct actor *actor = &w->actors[dice(w, ACTORS)];
+
+    if (actor->client && !w->members[actor->worker].stopping)
+        actor_act(actor);
+}
+
 /* Worker after worker loses its clients and stops, or all lose them first. Sometimes the power goes
  * meanwhile. */
 static void end_clean(struct world *w)
@@ -313,11 +322,14 @@ static void end_clean(struct world *w)
         check_quiet(w);
     for (unsigned i = 0; power && i < w->workers; i++) {
         struct member *member = &w->members[(first + i) % w->workers];
+        member->stopping = true;
         power = close_actors(w, (first + i) % w->workers);
         if (power)
             worker_stop(member->worker, on_stopped, member);
-        if (dice(w, 3) == 0)
-            world_run(w, dice(w, 5 * NANOSECONDS_PER_MS));
+        for (uint64_t n = dice(w, 3) ? 0 : dice(w, 100); n > 0; n--) {
+            others_act(w);
+            world_run(w, dice(w, NANOSECONDS_PER_MS));
+        }
     }
     uint64_t turns = dice(w, 10) ? 10000 : dice(w, 30);
     for (uint64_t i = 0; power && i < turns && !all_stopped(w); i++)
