@@ -72,10 +72,11 @@ struct catalog_queue *vhost_queue(const struct vhost *vhost, struct slice name)
 struct catalog_queue *catalog_queue_by_id(const struct catalog *catalog, uint64_t id)
 {
     struct catalog_queue **recent = &catalog->recent[id % RECENT];
+    struct catalog_queue *queue = *recent;
 
-    if (*recent && (*recent)->id == id)
-        return *recent;
-    struct catalog_queue *queue = map_get_number(&catalog->queues_by_id, id);
+    if (queue && queue->id == id)
+        return queue;
+    queue = map_get_number(&catalog->queues_by_id, id);
     if (queue)
         *recent = queue;
     return queue;

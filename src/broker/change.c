@@ -305,7 +305,7 @@ int change_execute(struct worker *worker, struct slice order, struct failure *fa
         result = change_binding(worker, event, failure);
         break;
     default:
-        ASSERT(!"an order that nobody gives");
+        ASSERT(false); /* an order that nobody gives */
     }
     drop_unbound(worker);
     return result;

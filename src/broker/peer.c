@@ -322,7 +322,7 @@ static void worker_letter(struct peer *peer, unsigned kind, struct slice letter)
         peer->ended++;
         break;
     default:
-        ASSERT(!"a letter of no kind");
+        ASSERT(false); /* a letter of no kind */
     }
 }
 
