@@ -237,7 +237,7 @@ void publishers_refuse(struct worker *worker, const struct line *line, uint64_t 
                        uint64_t last);
 
 void publisher_free(struct publisher *publisher);
-void publishers_advance(struct worker *worker, struct line *line);
+void publishers_advance(struct line *line);
 void publishers_confirm(struct task *task);
 void route_cache_free(struct route_cache *cache);
 void worker_watch(struct timer *timer);

@@ -99,13 +99,13 @@ void changes_settle(struct worker *worker)
     uint64_t settled = settled_now(worker);
     if (settled > worker->catalog_settled.done) {
         peers_tell_settled(worker, settled);
-        line_advance(worker, &worker->catalog_settled, settled);
+        line_advance(&worker->catalog_settled, settled);
     }
 }
 
 void changes_failed(struct worker *worker)
 {
-    line_fail(worker, &worker->catalog_settled);
+    line_fail(&worker->catalog_settled);
     peers_tell_settled(worker, worker->catalog_settled.done);
 }
 

@@ -28,20 +28,20 @@ static void requests_advance(struct line *line)
     }
 }
 
-void line_advance(struct worker *worker, struct line *line, uint64_t done)
+void line_advance(struct line *line, uint64_t done)
 {
     if (done <= line->done)
         return;
     line->done = done;
     requests_advance(line);
-    publishers_advance(worker, line);
+    publishers_advance(line);
 }
 
-void line_fail(struct worker *worker, struct line *line)
+void line_fail(struct line *line)
 {
     line->failed = true;
     requests_advance(line);
-    publishers_advance(worker, line);
+    publishers_advance(line);
 }
 
 /* ---- expiry of unused queues ---- */

@@ -118,9 +118,9 @@ static void event_came(struct worker *worker, struct slice event)
 
 static void settled_came(struct worker *worker, const struct letter_settled *letter)
 {
-    line_advance(worker, &worker->catalog_settled, letter->events);
+    line_advance(&worker->catalog_settled, letter->events);
     if (letter->failed && !worker->catalog_settled.failed)
-        line_fail(worker, &worker->catalog_settled);
+        line_fail(&worker->catalog_settled);
 }
 
 static void change_came(struct worker *worker, struct slice order)

@@ -143,7 +143,7 @@ static void confirm_came(struct peer *peer, const struct letter_confirm *letter)
 
     if (!letter->accepted)
         publishers_refuse(peer->place.worker, line, line->done + 1, letter->last);
-    line_advance(peer->place.worker, line, letter->last);
+    line_advance(line, letter->last);
 }
 
 /* ---- settling ---- */

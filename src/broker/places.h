@@ -113,12 +113,12 @@ bool shard_discard_slice(struct shard *shard);
 void line_init(struct line *line);
 
 /* It has come up to this number: requests complete, publishers are told. */
-void line_advance(struct worker *worker, struct line *line, uint64_t done);
+void line_advance(struct line *line, uint64_t done);
 
 /* Somebody has begun to wait in it: a log is asked to commit. */
 void line_hurry(struct line *line);
 
 /* It never will come further: whoever waits in it is told so. */
-void line_fail(struct worker *worker, struct line *line);
+void line_fail(struct line *line);
 
 #endif

@@ -429,26 +429,24 @@ void publishers_refuse(struct worker *worker, const struct line *line, uint64_t 
     }
 }
 
-void publishers_advance(struct worker *worker, struct line *line)
+static void tell_all(struct list *publishers)
 {
-    struct list waiting;
+    struct list all;
 
-    (void)worker;
-    list_init(&waiting);
-    list_move_all(&waiting, &line->publishers);
-    for (struct list *link; (link = list_take_first(&waiting));)
+    list_init(&all);
+    list_move_all(&all, publishers);
+    for (struct list *link; (link = list_take_first(&all));)
         publisher_tell(CONTAINER_OF(link, struct publisher, link));
+}
+
+void publishers_advance(struct line *line)
+{
+    tell_all(&line->publishers);
 }
 
 void publishers_confirm(struct task *task)
 {
-    struct worker *worker = CONTAINER_OF(task, struct worker, confirm);
-    struct list ready;
-
-    list_init(&ready);
-    list_move_all(&ready, &worker->publishers_ready);
-    for (struct list *link; (link = list_take_first(&ready));)
-        publisher_tell(CONTAINER_OF(link, struct publisher, link));
+    tell_all(&CONTAINER_OF(task, struct worker, confirm)->publishers_ready);
 }
 
 /* ---- publishing ---- */
@@ -517,6 +515,7 @@ static int publish_to(struct client *client, struct place *place, struct publish
         return publish_here(shard_of(place), publish->message, queues, count, publish->publisher,
                             mark, &publish->failure);
     struct peer *peer = peer_of(place);
+    *mark = (struct mark){0};
     if (count > PEER_QUEUES_MAX)
         return fail(&publish->failure, E_LIMIT,
                     "the message goes to more than %u queues of one worker", PEER_QUEUES_MAX);

@@ -83,7 +83,7 @@ static void durable(void *context, uint64_t block)
     ledger_durable(shard, block);
     if (shard->number == 1)
         changes_settle(worker);
-    line_advance(worker, &shard->place.line, block);
+    line_advance(&shard->place.line, block);
 }
 
 static void failed(void *context, const struct failure *why)
@@ -96,7 +96,7 @@ static void failed(void *context, const struct failure *why)
               "stored is still delivered",
               shard->number, why->text);
     shard->has_failed = worker->flow_may_have_changed = true;
-    line_fail(worker, &shard->place.line);
+    line_fail(&shard->place.line);
     ledger_failed(shard);
     if (shard->number == 1)
         changes_failed(worker);
