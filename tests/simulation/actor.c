@@ -216,9 +216,9 @@ static void next_ask(struct actor *actor)
     if (actor->busy || actor->leaving)
         return;
     if (!client_user(actor->client).size)
-        actor_asked(
-            actor, ASK_LOGIN,
-            broker_login(actor->client, &actor->request, slice_text("guest"), slice_text("guest")));
+        actor_asked(actor, ASK_LOGIN,
+                    broker_login(actor->client, &actor->request, slice_text("guest"),
+                                 slice_text(PASSWORD)));
     else if (!actor->ready)
         actor_asked(actor, ASK_ENTER,
                     broker_enter(actor->client, &actor->request, slice_text("/")));

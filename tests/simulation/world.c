@@ -11,10 +11,8 @@ void failed(const struct world *w, const char *format, ...)
     va_start(arguments, format);
     vfprintf(stderr, format, arguments);
     va_end(arguments);
-    fprintf(stderr, "\nagain: %s --seed %" PRIu64 " --count 1 --verbose%s%s\n", w->program, w->seed,
-            w->fault ? " --fault " : "", w->fault ? w->fault : "");
-    printf("%" PRIu64 " passed, 1 failed\n", w->passed);
-    exit(1);
+    fputc('\n', stderr);
+    exit(1); /* seeds.c tells the rest */
 }
 
 /* With --verbose: what happened, in order. */
@@ -23,7 +21,7 @@ void trace(const struct world *w, const char *format, ...)
     va_list arguments;
     const struct loop *loop = w->members[0].loop;
 
-    if (!w->verbose)
+    if (!w->options->verbose)
         return;
     fprintf(stderr, "%u:%" PRIu64 " ", w->life, loop ? loop_now_ns(loop) / 1000 : 0);
     va_start(arguments, format);
@@ -66,7 +64,7 @@ static void on_line(void *context, enum log_level level, const char *category, c
         w->corruption_reported = true;
     if (strcmp(category, "storage") == 0 && strncmp(text, failed_shard, strlen(failed_shard)) == 0)
         w->failed_shards |= 1u << strtoul(text + strlen(failed_shard), NULL, 10);
-    if (w->verbose)
+    if (w->options->verbose)
         fprintf(stderr, "[%s] %s\n", category, text);
 }
 
@@ -142,6 +140,7 @@ static void choose_options(struct world *w, struct worker_options *options)
     options->office = w->office;
     options->shard_count = w->shards;
     options->queues_balanced = dice(w, 2);
+    options->default_pass = PASSWORD; /* one that costs what is said here, as "guest" does not */
     options->password_cost = (struct password_cost){8, 1};
     options->pending_ppm = 200000;
     options->memory_high_bytes = w->seed % 16 == 9 ? 1u << 20 : 0;
@@ -413,7 +412,7 @@ static void set_faults(struct world *w)
     for (unsigned i = 0; i < w->shards; i++) {
         struct simulated_faults *f = simulated_disk_faults(w->disks[i]);
         *f = (struct simulated_faults){.latency_max_ns = 1 + dice(w, 5) * NANOSECONDS_PER_MS};
-        if (w->fault && strcmp(w->fault, "forget-syncs") == 0)
+        if (w->options->fault && strcmp(w->options->fault, "forget-syncs") == 0)
             f->forget_syncs = true;
         if (!all && dice(w, 2))
             continue;
@@ -480,13 +479,20 @@ static void last_life(struct world *w)
     }
 }
 
-void world_run_seed(struct world *w)
+void world_run_seed(struct world *w, const struct options *options, uint64_t seed,
+                    struct room *room)
 {
+    *w = (struct world){.seed = seed,
+                        .options = options,
+                        .room = room,
+                        .known = room->known,
+                        .settling = room->settling,
+                        .transactions = room->transactions};
     w->random_state = w->seed * 0x9e3779b97f4a7c15ull + 1;
     w->logger =
         (struct logger){.level = LOG_DEBUG, .descriptor = -1, .line = on_line, .context = w};
     for (unsigned i = 0; i < ACTORS; i++)
-        w->actors[i].window = memory_new(IDS_MAX * sizeof(uint64_t));
+        w->actors[i].window = room->windows[i];
     w->shards = 1;
     w->disks[0] = simulated_disk_new(w->seed * SHARDS_MAX);
     uint64_t lives = 1 + dice(w, LIVES_MAX);
@@ -498,6 +504,4 @@ void world_run_seed(struct world *w)
     last_life(w);
     for (unsigned i = 0; i < w->shards; i++)
         simulated_disk_free(w->disks[i]);
-    for (unsigned i = 0; i < ACTORS; i++)
-        free(w->actors[i].window);
 }

@@ -3,7 +3,8 @@
  * and turn bits; actors, which are its clients; and the model, which knows what each answer
  * promised. Everything by one seed.
  *
- *   main.c      options, one world for each seed
+ *   main.c      options
+ *   seeds.c     one world for each seed, in one process or in several
  *   world.c     lives: workers start, actors act, the process crashes or stops
  *   actor.c     what clients do with queues that stay
  *   restless.c  what they do with queues that come and go, on all workers at once
@@ -29,6 +30,11 @@
 #define IDS_MAX     20000u
 #define LEASES_MAX  512u
 #define LIVES_MAX   4u
+#define JOBS_MAX    64u
+
+#define PASSWORD    "simulated"
+#define BODY_MAX    (301u << 10)
+#define BODY_PLACES 4093u
 
 /* Queues that stay come first, then those that come and go. */
 #define QUEUES_STAY 3u
@@ -129,11 +135,19 @@ struct member {
     int start_result;
 };
 
+/* What is large, and used again from seed to seed: each entry is written before it is read. */
+struct room {
+    struct known known[IDS_MAX];
+    uint64_t settling[IDS_MAX];
+    struct transaction transactions[IDS_MAX / 4];
+    uint64_t windows[ACTORS][IDS_MAX];
+    uint8_t bodies[BODY_MAX + BODY_PLACES]; /* each body is a part of it, see model.c */
+};
+
 struct world {
-    const char *program;
     uint64_t seed;
-    bool verbose;
-    const char *fault;
+    const struct options *options;
+    struct room *room;
     unsigned life;
     struct office *office;
     struct member members[WORKERS_MAX];
@@ -143,11 +157,11 @@ struct world {
     bool corruption_reported;
     unsigned failed_shards; /* a set */
     struct actor actors[ACTORS];
-    struct known known[IDS_MAX];
+    struct known *known;
     uint64_t ids;
-    uint64_t settling[IDS_MAX]; /* ids whose settlement is on its way to the disk */
+    uint64_t *settling; /* ids whose settlement is on its way to the disk */
     uint64_t settling_count;
-    struct transaction transactions[IDS_MAX / 4];
+    struct transaction *transactions;
     uint32_t transaction_count;
     unsigned queues_there, queues_bound; /* sets: a declaration, a binding was answered */
     unsigned purges[QUEUES];             /* under way */
@@ -156,8 +170,22 @@ struct world {
     uint32_t clients;   /* so far */
     uint64_t random_state;
     bool draining, resting;
-    uint64_t deliveries, far_deliveries, crashes, confirms, letters, passed;
+    uint64_t deliveries, far_deliveries, crashes, confirms;
 };
+
+/* ---- seeds.c ---- */
+
+struct options {
+    const char *program;
+    uint64_t first, count;
+    unsigned jobs; /* processes */
+    bool goes_on;  /* after a seed that failed */
+    bool verbose;
+    const char *fault;
+};
+
+/* The exit status. */
+int seeds_run(const struct options *options);
 
 /* ---- world.c ---- */
 
@@ -167,9 +195,12 @@ void trace(const struct world *w, const char *format, ...) PRINTF_LIKE(2, 3);
 uint64_t dice(struct world *w, uint64_t sides);
 void world_run(struct world *w, uint64_t for_ns); /* all loops */
 bool world_flipped(const struct world *w);        /* bits of any disk */
-void world_run_seed(struct world *w);
+void world_run_seed(struct world *w, const struct options *options, uint64_t seed,
+                    struct room *room);
 
 /* ---- model.c ---- */
+
+struct room *room_new(void);
 
 extern const char *const queue_names[QUEUES];
 #define FANOUT_NAME "everywhere"
