@@ -296,6 +296,27 @@ static void test_slow_socket(const struct ways *ways)
     }
 }
 
+/* A client that asks to close while its output stands: what drains then resumes nobody. */
+static void test_slow_socket_closes(const struct ways *ways)
+{
+    static char body[5000];
+    struct peer peer;
+
+    begin(&peer, ways);
+    declare(&peer, 1, "a");
+    for (int i = 0; i < 1000; i++)
+        fake_put(&worker, "a", slice_of(body, sizeof body));
+    peer.keep_output = true;
+    SAY(&peer, 1, basic_consume, .queue = TEXT("a"));
+    assert_true(fake_leased(fake_queue(&worker, "a")) > 0);
+    SAY(&peer, 0, connection_close, .reply_code = 200);
+    assert_true(fake_leased(fake_queue(&worker, "a")) == 0);
+    peer.keep_output = false;
+    peer_run(&peer);
+    assert_true(fake_ready(fake_queue(&worker, "a")) == 1000);
+    end(&peer);
+}
+
 /* An output that is never quite empty because of another consumer, and never high: credit for bytes
  * comes back all the same. */
 static void test_busy_socket(const struct ways *ways)
@@ -616,6 +637,7 @@ int main(void)
         {"global_prefetch", test_global_prefetch},
         {"settling", test_settling},
         {"slow_socket", test_slow_socket},
+        {"slow_socket_closes", test_slow_socket_closes},
         {"busy_socket", test_busy_socket},
         {"slices", test_slices},
         {"parking", test_parking},
