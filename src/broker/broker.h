@@ -48,7 +48,7 @@ struct lease {
 
 struct delivery {
     struct message
-        *message;       /* borrowed: take a reference to keep it (its body, until it is written) */
+        *message;       /* borrowed, or lent: to keep it, or its body, is to take a reference */
     struct lease lease; /* the session's to settle, unless the consumer settles automatically */
     bool redelivered;   /* was given out before, or may have been */
     uint32_t count;     /* how often it came back in a way that counts */

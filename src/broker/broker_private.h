@@ -75,7 +75,6 @@ struct worker {
     size_t places_capacity;
 
     uint64_t published, delivered;
-    struct message_room delivering; /* what a peer has sent, while the session looks at it */
 
     void (*started)(void *context, const struct worker_started *what);
     void *started_context;

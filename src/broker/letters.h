@@ -2,6 +2,10 @@
  * What workers write to each other (loop/mail.h), as the structs that they are: both sides are the
  * same program. Texts and other bytes follow the struct.
  *
+ * A message stands in its letter as the struct that it is, too, its bytes behind it: by value, but
+ * for a body that has a buffer of its own, on which the letter holds a reference. The reader lends
+ * it on (message_lent()), and gives up that reference when it has read the letter.
+ *
  *   asking worker                                    worker that has the queue, or the catalog
  *     ASK_* (token)             ------------------>    does it in the name of a proxy
  *     ANSWER (token)            <------------------
@@ -66,6 +70,7 @@ enum letter {
     LETTER_STARTED, /* struct letter_result */
     LETTER_GO,      /* struct letter_result */
     LETTER_LAST,    /* see peers_have_ended() */
+    LETTERS,
 };
 
 /* All that is asked begins so. */
@@ -93,28 +98,6 @@ struct letter_ask_delete {
     bool if_unused, if_empty;
 };
 
-/* A message, inside other letters: by value, but for a body that has a buffer of its own, on which
- * the letter holds a reference. The bytes of address, properties and inline body follow at the
- * letter's end. */
-struct letter_message {
-    _Alignas(8) uint8_t head[MESSAGE_FIXED_SIZE]; /* struct message; see message_revive() */
-};
-
-/* Fills in both; takes a reference on the body's buffer, if it has one. */
-void letter_put_message(struct letter_message *letter, const struct message *message,
-                        uint8_t *bytes);
-
-/* The message, made anew with one reference, which gives up the letter's reference on the body's
- * buffer in each case. NULL: no memory. */
-struct message *letter_take_message(const struct letter_message *letter, const uint8_t *bytes,
-                                    struct account *account) MUST_CHECK;
-
-/* The message for the moment, in that room. The letter's reference is the message's from
- * message_room_leave() on; without it, it stays the letter's. */
-struct message *letter_lend_message(const struct letter_message *letter, const uint8_t *bytes,
-                                    struct message_room *room) MUST_CHECK;
-void letter_drop_message(const struct letter_message *letter);
-
 /* As mail_events.dropped. */
 void letter_dropped(void *context, unsigned kind, struct slice letter);
 
@@ -125,18 +108,24 @@ struct letter_answer {
     bool has_counts;
     uint64_t ready, leased; /* counts, or what is left after a get */
     uint32_t consumers;
-    bool has_message; /* a get's: */
+    bool has_message; /* a get's, which did not fail: */
     bool redelivered;
     uint32_t count;
     uint64_t sequence;
-    struct letter_message message;
+    struct message message;
 };
 
 struct letter_publish {
     uint64_t ticket; /* 0: nobody wants to know */
-    uint32_t queues; /* ids, 8 bytes each, follow; then the message's bytes */
-    struct letter_message message;
+    uint32_t queues;
+    uint64_t ids[]; /* of the queues; then the message */
 };
+
+/* A message behind ids. */
+static inline struct message *letter_message(const uint64_t *place)
+{
+    return (struct message *)(uintptr_t)place;
+}
 
 /* A transaction's part in one shard. */
 struct letter_part {
@@ -146,8 +135,8 @@ struct letter_part {
 
 struct letter_part_publish {
     struct letter_part part;
-    uint32_t queues; /* ids, 8 bytes each, follow; then the message's bytes */
-    struct letter_message message;
+    uint32_t queues;
+    uint64_t ids[]; /* of the queues; then the message */
 };
 
 /* Ranges may be added while the letter has not gone off. */
@@ -224,7 +213,7 @@ struct letter_deliver {
     uint64_t sequence;
     uint32_t count;
     bool redelivered;
-    struct letter_message message;
+    struct message message;
 };
 
 /* Sequences of one queue, with the same outcome; ranges may be added while the letter has not gone

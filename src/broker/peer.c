@@ -1,20 +1,9 @@
 #include "broker/peer.h"
 
 #include "broker/change.h"
-#include "loop/mail.h"
 
 #include <stdio.h>
 #include <stdlib.h>
-
-void *peer_write(struct peer *peer, enum letter kind, size_t size)
-{
-    return mail_write(peer->place.worker->mailbox, peer->index, kind, size);
-}
-
-void *peer_last(struct peer *peer, enum letter kind)
-{
-    return mail_last(peer->place.worker->mailbox, peer->index, kind);
-}
 
 #define EACH_PEER(worker, peer)                                                                    \
     for (unsigned i_ = 0; i_ < (worker)->count; i_++)                                              \
@@ -277,7 +266,7 @@ bool peer_has_credit(const struct peer *peer)
 
 /* ---- mail ---- */
 
-static void worker_letter(struct peer *peer, unsigned kind, struct slice letter)
+static void worker_received(struct peer *peer, unsigned kind, struct slice letter)
 {
     struct worker *worker = peer->place.worker;
     const void *data = letter.data;
@@ -326,14 +315,49 @@ static void worker_letter(struct peer *peer, unsigned kind, struct slice letter)
     }
 }
 
+/* Who reads what. */
+static void (*const readers[LETTERS])(struct peer *peer, unsigned kind, struct slice letter) = {
+    [LETTER_ASK_SUBSCRIBE] = peer_answer_received,
+    [LETTER_ASK_GET] = peer_answer_received,
+    [LETTER_ASK_PURGE] = peer_answer_received,
+    [LETTER_ASK_COUNTS] = peer_answer_received,
+    [LETTER_ASK_DELETE] = peer_answer_received,
+    [LETTER_ASK_CHANGE] = peer_answer_received,
+    [LETTER_ASK_PART] = peer_part_received,
+    [LETTER_ASK_DECISION] = peer_part_received,
+    [LETTER_ASK_END] = peer_part_received,
+    [LETTER_ANSWER] = peer_ask_received,
+    [LETTER_PUBLISH] = peer_answer_received,
+    [LETTER_CONFIRM] = peer_ask_received,
+    [LETTER_CREDIT] = worker_received,
+    [LETTER_CONSUMER_CREDIT] = peer_answer_received,
+    [LETTER_UNSUBSCRIBE] = peer_answer_received,
+    [LETTER_DELIVER] = peer_ask_received,
+    [LETTER_CANCELLED] = peer_ask_received,
+    [LETTER_SETTLE] = peer_answer_received,
+    [LETTER_PART_PUBLISH] = peer_part_received,
+    [LETTER_PART_SETTLE] = peer_part_received,
+    [LETTER_PART_DROP] = peer_part_received,
+    [LETTER_PART_END] = peer_part_received,
+    [LETTER_PART_APPLIED] = peer_part_received,
+    [LETTER_PART_DOUBT] = peer_part_received,
+    [LETTER_SNAPSHOT] = worker_received,
+    [LETTER_SNAPSHOT_END] = worker_received,
+    [LETTER_EVENT] = worker_received,
+    [LETTER_APPLIED] = worker_received,
+    [LETTER_SETTLED] = worker_received,
+    [LETTER_CHANGE] = worker_received,
+    [LETTER_STATUS] = worker_received,
+    [LETTER_STARTED] = worker_received,
+    [LETTER_GO] = worker_received,
+    [LETTER_LAST] = worker_received,
+};
+
 static void received(void *context, unsigned from, unsigned kind, struct slice letter)
 {
-    struct worker *worker = context;
-    struct peer *peer = worker->peers[from];
+    const struct worker *worker = context;
 
-    if (!peer_ask_received(peer, kind, letter) && !peer_answer_received(peer, kind, letter) &&
-        !peer_part_received(peer, kind, letter))
-        worker_letter(peer, kind, letter);
+    readers[kind](worker->peers[from], kind, letter);
 }
 
 /* What a peer says may be about objects that this worker does not know yet. The first worker is

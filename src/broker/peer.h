@@ -17,6 +17,7 @@
 
 #include "broker/broker_private.h"
 #include "broker/letters.h"
+#include "loop/mail.h"
 
 #define PEER_CREDIT_BYTES (4u << 20)
 
@@ -69,15 +70,23 @@ void peers_status(struct worker *worker); /* tells what has changed: flow, memor
 /* The credit for publishes that are dealt with goes back, unless the shards here are busy. */
 void peers_return_credit(struct worker *worker);
 
-/* A letter has come: peer_ask.c and peer_answer.c know what is theirs. */
-bool peer_ask_received(struct peer *peer, unsigned kind, struct slice letter) MUST_CHECK;
-bool peer_answer_received(struct peer *peer, unsigned kind, struct slice letter) MUST_CHECK;
+/* A letter has come that is read by peer_ask.c, by peer_answer.c, by peer_transact.c. */
+void peer_ask_received(struct peer *peer, unsigned kind, struct slice letter);
+void peer_answer_received(struct peer *peer, unsigned kind, struct slice letter);
+void peer_part_received(struct peer *peer, unsigned kind, struct slice letter);
 void peer_answer_init(struct peer *peer);
 void peer_answer_free(struct peer *peer);
 
-/* Room for a letter to that peer. */
-void *peer_write(struct peer *peer, enum letter kind, size_t size);
-void *peer_last(struct peer *peer, enum letter kind);
+/* Room for a letter to that peer, as mail_write(); its last one, as mail_last(). */
+static inline void *peer_write(struct peer *peer, enum letter kind, size_t size)
+{
+    return mail_write(peer->place.worker->mailbox, peer->index, kind, size);
+}
+
+static inline void *peer_last(struct peer *peer, enum letter kind)
+{
+    return mail_last(peer->place.worker->mailbox, peer->index, kind);
+}
 
 /* ---- asking: what broker.h offers, for queues that live over there ---- */
 
@@ -102,8 +111,6 @@ uint64_t peer_publish(struct peer *peer, const struct message *message,
 bool peer_has_credit(const struct peer *peer);
 
 /* ---- transactions, see part.h (peer_transact.c) ---- */
-
-bool peer_part_received(struct peer *peer, unsigned kind, struct slice letter) MUST_CHECK;
 
 /* Of the client's worker. */
 void peer_part_publish(struct peer *peer, const struct letter_part *part,

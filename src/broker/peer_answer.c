@@ -21,41 +21,47 @@ struct remote_consumer {
 
 /* ---- the proxy's events ---- */
 
+/* A get's message, which goes by mail: the lease is the peer's from here. */
+static void answer_message(struct letter_answer *letter, const struct request *request)
+{
+    const struct delivery *delivery = &request->result.get.delivery;
+
+    letter->has_message = true;
+    letter->redelivered = delivery->redelivered;
+    letter->count = delivery->count;
+    letter->sequence = delivery->lease.sequence;
+    message_lend(&letter->message, delivery->message);
+    message_unref(delivery->message);
+    if (!request->settles_itself)
+        catalog_queue_unref(delivery->lease.queue);
+}
+
 static void answer(struct asked *asked)
 {
     const struct request *request = &asked->request;
     const struct failure *failure = &request->failure;
+    bool is_done = failure->code == 0;
     const struct message *message =
-        request->is_get && failure->code == 0 ? request->result.get.delivery.message : NULL;
-    size_t text_size = failure->code != 0 ? strlen(failure->text) : 0;
-    size_t message_size = message ? message_bytes_size(message) : 0;
+        request->is_get && is_done ? request->result.get.delivery.message : NULL;
+    size_t text_size = is_done ? 0 : strlen(failure->text);
     struct letter_answer *letter =
-        peer_write(asked->peer, LETTER_ANSWER, sizeof *letter + text_size + message_size);
-    uint8_t *bytes = (uint8_t *)(letter + 1);
+        peer_write(asked->peer, LETTER_ANSWER,
+                   sizeof *letter + (message ? message_bytes_size(message) : text_size));
 
     *letter = (struct letter_answer){
         .token = asked->token, .code = failure->code, .text_size = (uint32_t)text_size};
-    memcpy(bytes, failure->text, text_size);
-    if (asked->has_counts && failure->code == 0) {
+    memcpy(letter + 1, failure->text, text_size);
+    if (asked->has_counts && is_done) {
         const struct queue_counts *counts = &request->result.queue.counts;
         letter->has_counts = true;
         letter->ready = counts->ready;
         letter->leased = counts->leased;
         letter->consumers = counts->consumers;
     }
-    if (request->is_get && failure->code == 0)
+    if (request->is_get && is_done)
         letter->ready = request->result.get.ready;
-    if (message) {
-        const struct delivery *delivery = &request->result.get.delivery;
-        letter->has_message = true;
-        letter->redelivered = delivery->redelivered;
-        letter->count = delivery->count;
-        letter->sequence = delivery->lease.sequence;
-        letter_put_message(&letter->message, message, bytes + text_size);
-        message_unref(delivery->message);
-        if (!request->settles_itself) /* the lease is the peer's from here */
-            catalog_queue_unref(delivery->lease.queue);
-    }
+    if (message)
+        answer_message(letter, request);
     list_remove(&asked->link);
     free(asked);
 }
@@ -70,15 +76,15 @@ static int deliver(void *session, void *cookie, const struct delivery *delivery)
 {
     struct peer *peer = session;
     const struct remote_consumer *consumer = cookie;
-    size_t bytes = message_bytes_size(delivery->message);
-    struct letter_deliver *letter = peer_write(peer, LETTER_DELIVER, sizeof *letter + bytes);
+    struct letter_deliver *letter =
+        peer_write(peer, LETTER_DELIVER, sizeof *letter + message_bytes_size(delivery->message));
 
     letter->number = consumer->number;
     letter->queue = delivery->lease.queue->id;
     letter->sequence = delivery->lease.sequence;
     letter->count = delivery->count;
     letter->redelivered = delivery->redelivered;
-    letter_put_message(&letter->message, delivery->message, (uint8_t *)(letter + 1));
+    message_lend(&letter->message, delivery->message);
     return 0;
 }
 
@@ -247,9 +253,9 @@ static void change(struct peer *peer, struct slice bytes)
 static void publish(struct peer *peer, const struct letter_publish *letter)
 {
     struct worker *worker = peer->place.worker;
-    const uint64_t *ids = (const uint64_t *)(letter + 1);
-    struct message *message = letter_take_message(
-        &letter->message, (const uint8_t *)(ids + letter->queues), &worker->messages);
+    struct message *lent =
+        message_lent(letter_message(letter->ids + letter->queues), &worker->messages);
+    struct message *message = message_ref(lent);
     struct publish publish; /* not zeroed as a whole: its failure is large and rarely used */
     struct catalog_queue *few[8];
     struct catalog_queue **queues = few;
@@ -257,12 +263,13 @@ static void publish(struct peer *peer, const struct letter_publish *letter)
     if (letter->queues > sizeof few / sizeof *few)
         queues = memory_new(letter->queues * sizeof(void *));
     ASSERT(message); /* without limit */
+    message_lent_end(lent);
     publish.message = message;
     publish.publisher = letter->ticket ? peer->publisher : NULL;
     publish.queues = 0;
     peer->received_bytes += message_footprint(message);
     for (uint32_t i = 0; i < letter->queues; i++) {
-        struct catalog_queue *queue = catalog_queue_by_id(&worker->catalog, ids[i]);
+        struct catalog_queue *queue = catalog_queue_by_id(&worker->catalog, letter->ids[i]);
         if (queue && queue->hosted)
             queues[publish.queues++] = queue;
     }
@@ -302,43 +309,43 @@ static void credit(struct peer *peer, const struct letter_consumer_credit *lette
         broker_credit(&consumer->subscription->consumer, letter->messages, letter->bytes);
 }
 
-bool peer_answer_received(struct peer *peer, unsigned kind, struct slice letter)
+void peer_answer_received(struct peer *peer, unsigned kind, struct slice letter)
 {
     const void *data = letter.data;
 
     switch (kind) {
     case LETTER_ASK_SUBSCRIBE:
         subscribe(peer, data);
-        return true;
+        break;
     case LETTER_ASK_GET:
         get(peer, data);
-        return true;
+        break;
     case LETTER_ASK_PURGE:
         purge(peer, data);
-        return true;
+        break;
     case LETTER_ASK_COUNTS:
         count(peer, data);
-        return true;
+        break;
     case LETTER_ASK_DELETE:
         delete (peer, data);
-        return true;
+        break;
     case LETTER_ASK_CHANGE:
         change(peer, letter);
-        return true;
+        break;
     case LETTER_PUBLISH:
         publish(peer, data);
-        return true;
+        break;
     case LETTER_SETTLE:
         settle(peer, data);
-        return true;
+        break;
     case LETTER_UNSUBSCRIBE:
         unsubscribe(peer, ((const struct letter_number *)data)->number);
-        return true;
+        break;
     case LETTER_CONSUMER_CREDIT:
         credit(peer, data);
-        return true;
+        break;
     default:
-        return false;
+        ASSERT(false); /* peer.c's table says whose a letter is */
     }
 }
 

@@ -26,14 +26,23 @@ static void take_failure(struct failure *failure, const struct letter_answer *an
         snprintf(failure->text, sizeof failure->text, "%.*s", (int)answer->text_size, text);
 }
 
-static void take_message(struct peer *peer, struct request *request,
-                         const struct letter_answer *answer, const uint8_t *bytes)
+/* A copy of the message that is in the letter. */
+static struct message *take_message(struct peer *peer, struct message *in_letter)
+{
+    struct message *lent = message_lent(in_letter, &peer->place.worker->messages);
+    struct message *message = message_ref(lent);
+
+    message_lent_end(lent);
+    return message;
+}
+
+static void take_delivery(struct peer *peer, struct request *request, struct letter_answer *answer)
 {
     struct worker *worker = peer->place.worker;
     struct delivery *delivery = &request->result.get.delivery;
     struct catalog_queue *queue = catalog_queue_by_id(&worker->catalog, request->number);
 
-    delivery->message = letter_take_message(&answer->message, bytes, &worker->messages);
+    delivery->message = take_message(peer, &answer->message);
     delivery->redelivered = answer->redelivered;
     delivery->count = answer->count;
     if (delivery->message && (queue || request->settles_itself)) {
@@ -53,18 +62,17 @@ static void take_message(struct peer *peer, struct request *request,
         peer_settle(peer, request->number, answer->sequence, OUTCOME_RETURN_UNSEEN);
 }
 
-static void answer_came(struct peer *peer, const struct letter_answer *answer)
+static void answer_came(struct peer *peer, struct letter_answer *answer)
 {
     struct request *request = map_remove_number(&peer->asked, answer->token);
-    const uint8_t *bytes = (const uint8_t *)(answer + 1);
 
     ASSERT(request);
-    take_failure(&request->failure, answer, (const char *)bytes);
+    take_failure(&request->failure, answer, (const char *)(answer + 1));
     if (request->is_get) {
         memset(&request->result.get, 0, sizeof request->result.get);
         request->result.get.ready = answer->ready;
         if (answer->has_message)
-            take_message(peer, request, answer, bytes + answer->text_size);
+            take_delivery(peer, request, answer);
     } else if (answer->has_counts) {
         request->result.queue.counts =
             (struct queue_counts){answer->ready, answer->leased, answer->consumers};
@@ -121,18 +129,16 @@ int peer_change(struct request *request, struct slice order)
 uint64_t peer_publish(struct peer *peer, const struct message *message,
                       struct catalog_queue **queues, size_t count, bool wants_ticket)
 {
-    size_t bytes = message_bytes_size(message);
-
     ASSERT(count <= PEER_QUEUES_MAX);
     struct letter_publish *letter =
-        peer_write(peer, LETTER_PUBLISH, sizeof *letter + count * sizeof(uint64_t) + bytes);
-    uint64_t *ids = (uint64_t *)(letter + 1);
+        peer_write(peer, LETTER_PUBLISH,
+                   sizeof *letter + count * sizeof *letter->ids + message_room_size(message));
 
     letter->ticket = wants_ticket ? ++peer->ticket_last : 0;
     letter->queues = (uint32_t)count;
     for (size_t i = 0; i < count; i++)
-        ids[i] = queues[i]->id;
-    letter_put_message(&letter->message, message, (uint8_t *)(ids + count));
+        letter->ids[i] = queues[i]->id;
+    message_lend(letter_message(letter->ids + count), message);
     peer->sent_bytes += message_footprint(message);
     return letter->ticket;
 }
@@ -320,37 +326,27 @@ static struct subscription *subscription_by(struct peer *peer, uint64_t number)
     return peer->latest;
 }
 
-/* Almost always the session takes it at once, and has written it into its output then. */
-static bool deliver_at_once(struct subscription *subscription, const struct letter_deliver *letter)
+/* Almost always the session takes it at once, out of the letter. */
+static bool deliver_at_once(struct subscription *subscription, struct message *lent,
+                            const struct letter_deliver *letter)
 {
-    struct worker *worker = subscription->client->worker;
-
-    if (subscription->is_asked || !list_empty(&subscription->held))
-        return false;
-    struct message *message =
-        letter_lend_message(&letter->message, (const uint8_t *)(letter + 1), &worker->delivering);
-    if (!message ||
-        deliver(subscription, message, letter->sequence, letter->redelivered, letter->count) != 0)
-        return false; /* what the letter refers to is still the letter's */
-    message_room_leave(&worker->delivering, &worker->messages);
-    return true;
+    return !subscription->is_asked && list_empty(&subscription->held) &&
+           deliver(subscription, lent, letter->sequence, letter->redelivered, letter->count) == 0;
 }
 
-static void deliver_came(struct peer *peer, const struct letter_deliver *letter)
+static void deliver_came(struct peer *peer, struct letter_deliver *letter)
 {
     struct subscription *subscription = subscription_by(peer, letter->number);
+    struct message *lent = message_lent(&letter->message, &peer->place.worker->messages);
 
-    if (subscription && deliver_at_once(subscription, letter))
-        return;
-    struct message *message = letter_take_message(&letter->message, (const uint8_t *)(letter + 1),
-                                                  &peer->place.worker->messages);
-    if (!subscription || !message) { /* cancelled since; or out of memory */
+    if (!subscription || !deliver_at_once(subscription, lent, letter)) {
+        struct message *message = subscription ? message_ref(lent) : NULL;
         if (message)
-            message_unref(message);
-        peer_settle(peer, letter->queue, letter->sequence, OUTCOME_RETURN_UNSEEN);
-        return;
+            hold(subscription, message, letter);
+        else /* cancelled since; or out of memory */
+            peer_settle(peer, letter->queue, letter->sequence, OUTCOME_RETURN_UNSEEN);
     }
-    hold(subscription, message, letter);
+    message_lent_end(lent);
 }
 
 /* What was held goes out, as far as the session takes it. */
@@ -384,24 +380,24 @@ static void cancelled_came(struct peer *peer, uint64_t number)
     subscription_end(subscription);
 }
 
-bool peer_ask_received(struct peer *peer, unsigned kind, struct slice letter)
+void peer_ask_received(struct peer *peer, unsigned kind, struct slice letter)
 {
-    const void *data = letter.data;
+    void *data = (void *)(uintptr_t)letter.data; /* the reader's to write into */
 
     switch (kind) {
     case LETTER_ANSWER:
         answer_came(peer, data);
-        return true;
+        break;
     case LETTER_CONFIRM:
         confirm_came(peer, data);
-        return true;
+        break;
     case LETTER_DELIVER:
         deliver_came(peer, data);
-        return true;
+        break;
     case LETTER_CANCELLED:
-        cancelled_came(peer, ((const struct letter_number *)data)->number);
-        return true;
+        cancelled_came(peer, ((struct letter_number *)data)->number);
+        break;
     default:
-        return false;
+        ASSERT(false); /* peer.c's table says whose a letter is */
     }
 }

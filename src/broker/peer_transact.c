@@ -9,16 +9,15 @@
 void peer_part_publish(struct peer *peer, const struct letter_part *part,
                        const struct message *message, struct catalog_queue **queues, size_t count)
 {
-    size_t bytes = message_bytes_size(message);
     struct letter_part_publish *letter =
-        peer_write(peer, LETTER_PART_PUBLISH, sizeof *letter + count * sizeof(uint64_t) + bytes);
-    uint64_t *ids = (uint64_t *)(letter + 1);
+        peer_write(peer, LETTER_PART_PUBLISH,
+                   sizeof *letter + count * sizeof *letter->ids + message_room_size(message));
 
     letter->part = *part;
     letter->queues = (uint32_t)count;
     for (size_t i = 0; i < count; i++)
-        ids[i] = queues[i]->id;
-    letter_put_message(&letter->message, message, (uint8_t *)(ids + count));
+        letter->ids[i] = queues[i]->id;
+    message_lend(letter_message(letter->ids + count), message);
 }
 
 static bool same_part(const struct letter_part *a, const struct letter_part *b)
@@ -116,16 +115,17 @@ static struct shard *shard_here(const struct peer *peer, uint32_t number)
 static void publish(struct peer *peer, const struct letter_part_publish *letter)
 {
     struct worker *worker = peer->place.worker;
-    const uint64_t *ids = (const uint64_t *)(letter + 1);
-    struct message *message = letter_take_message(
-        &letter->message, (const uint8_t *)(ids + letter->queues), &worker->messages);
+    struct message *lent =
+        message_lent(letter_message(letter->ids + letter->queues), &worker->messages);
+    struct message *message = message_ref(lent);
     struct catalog_queue **queues = memory_new((letter->queues + 1) * sizeof(void *));
     struct part *part = part_collect(shard_here(peer, letter->part.shard), letter->part.id);
     size_t count = 0;
 
     ASSERT(message && part); /* without limit; from ourselves */
+    message_lent_end(lent);
     for (uint32_t i = 0; i < letter->queues; i++) {
-        struct catalog_queue *queue = catalog_queue_by_id(&worker->catalog, ids[i]);
+        struct catalog_queue *queue = catalog_queue_by_id(&worker->catalog, letter->ids[i]);
         if (queue && queue->hosted)
             queues[count++] = queue;
     }
@@ -198,7 +198,7 @@ static void ask_end(struct peer *peer, const struct letter_ask_end *letter)
              request);
 }
 
-bool peer_part_received(struct peer *peer, unsigned kind, struct slice letter)
+void peer_part_received(struct peer *peer, unsigned kind, struct slice letter)
 {
     const void *data = letter.data;
     const struct letter_part *part = data;
@@ -209,37 +209,37 @@ bool peer_part_received(struct peer *peer, unsigned kind, struct slice letter)
     switch (kind) {
     case LETTER_PART_PUBLISH:
         publish(peer, data);
-        return true;
+        break;
     case LETTER_PART_SETTLE:
         settle(peer, data);
-        return true;
+        break;
     case LETTER_PART_DROP:
         part_drop(shard_here(peer, part->shard), part->id);
-        return true;
+        break;
     case LETTER_ASK_PART:
         begin(peer, data);
-        return true;
+        break;
     case LETTER_ASK_DECISION:
         decide(peer, data);
-        return true;
+        break;
     case LETTER_ASK_END:
         ask_end(peer, data);
-        return true;
+        break;
     case LETTER_PART_END:
         if (!is_closing)
             end(peer, data);
-        return true;
+        break;
     case LETTER_PART_APPLIED:
         shard = shard_here(peer, about->decider.shard);
         if (shard && !is_closing)
             decision_applied(shard, about->decider.id, about->participant);
-        return true;
+        break;
     case LETTER_PART_DOUBT:
         shard = shard_here(peer, about->decider.shard);
         if (shard && !is_closing)
             ledger_answer(shard, about->decider.id, about->participant);
-        return true;
+        break;
     default:
-        return false;
+        ASSERT(false); /* peer.c's table says whose a letter is */
     }
 }

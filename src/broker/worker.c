@@ -342,7 +342,6 @@ void worker_free(struct worker *worker)
     remembered_fini(&worker->remembered);
     route_result_fini(&worker->routed);
     map_fini(&worker->clients_by_id);
-    message_room_fini(&worker->delivering);
     free(worker->places);
     account_fini(&worker->messages);
     free(worker);

@@ -28,7 +28,8 @@ struct office;
 struct mailbox;
 
 struct mail_events {
-    /* One letter, in a turn of the receiver. The bytes are good during the call, aligned to 8. */
+    /* One letter, in a turn of the receiver. The bytes are good during the call, aligned to 8, and
+     * the receiver's to write into. */
     void (*received)(void *context, unsigned from, unsigned kind, struct slice letter);
 
     /* May the next parcel of this member be opened? false: it waits for mailbox_retry(). NULL:

@@ -88,66 +88,35 @@ uncharge:
     return NULL;
 }
 
-static void revive(struct message *m, const struct message *head, const uint8_t *bytes, size_t size,
-                   struct account *account)
+void message_lend(struct message *room, const struct message *m)
 {
-    memcpy(m, head, MESSAGE_FIXED_SIZE);
-    memcpy(m->bytes, bytes, size);
-    m->references = 1;
-    m->account = account;
+    memcpy(room, m, message_room_size(m));
+    room->references = 0;
+    room->account = NULL;
+    if (room->body)
+        buffer_ref(room->body);
 }
 
-struct message *message_revive(struct account *account, const struct message *head,
-                               const uint8_t *bytes)
+void message_lent_end(const struct message *room)
 {
-    size_t size = message_bytes_size(head);
-    size_t cost = message_footprint(head);
+    ASSERT(room->references == 0);
+    buffer_unref(room->body);
+}
 
-    if (account_charge(account, cost) != 0)
+struct message *message_copy(const struct message *lent)
+{
+    size_t size = message_room_size(lent);
+    struct message *m = malloc(size);
+
+    ASSERT(lent->references == 0 && lent->account);
+    if (!m)
         return NULL;
-    struct message *m = malloc(sizeof *m + size);
-    if (m)
-        revive(m, head, bytes, size, account);
-    else
-        account_release(account, cost);
+    memcpy(m, lent, size);
+    m->references = 1;
+    if (m->body)
+        buffer_ref(m->body);
+    account_add(m->account, message_footprint(m));
     return m;
-}
-
-#define ROOM_MIN 1024u
-
-struct message *message_revive_in(struct message_room *room, const struct message *head,
-                                  const uint8_t *bytes)
-{
-    size_t size = message_bytes_size(head);
-
-    if (size > room->capacity || !room->message) {
-        free(room->message);
-        room->capacity = size > ROOM_MIN ? size : ROOM_MIN;
-        room->message = malloc(sizeof *head + room->capacity);
-        if (!room->message)
-            return NULL;
-    }
-    revive(room->message, head, bytes, size, NULL);
-    return room->message;
-}
-
-void message_room_leave(struct message_room *room, struct account *account)
-{
-    struct message *m = room->message;
-
-    if (m->references == 1) {
-        buffer_unref(m->body);
-        return;
-    }
-    m->account = account;
-    account_add(account, message_footprint(m));
-    message_unref(m);
-    *room = (struct message_room){0};
-}
-
-void message_room_fini(struct message_room *room)
-{
-    free(room->message);
 }
 
 uint8_t *message_body_to_fill(struct message *m)

@@ -8,6 +8,10 @@
  *
  * A message belongs to one worker; the count is not atomic. Its memory is charged to an account
  * from message_new() until the last reference goes.
+ *
+ * A *lent* message stands in memory that is somebody else's, such as a letter from another worker.
+ * It has no reference and is good until you return: message_ref() makes a copy of it, which is the
+ * caller's then.
  */
 #ifndef SLUICE_MESSAGE_MESSAGE_H
 #define SLUICE_MESSAGE_MESSAGE_H
@@ -26,9 +30,9 @@ enum message_flag {
 };
 
 struct message {
-    uint32_t references;
-    uint8_t format; /* enum message_format */
-    uint8_t flags;  /* enum message_flag */
+    uint32_t references; /* 0: it is lent */
+    uint8_t format;      /* enum message_format */
+    uint8_t flags;       /* enum message_flag */
     uint8_t priority;
     uint8_t exchange_size;
     uint8_t key_size;
@@ -61,17 +65,19 @@ struct message *message_new(struct account *account, const struct message_parts 
  * sees it. */
 uint8_t *message_body_to_fill(struct message *message);
 
+/* Of a lent message: the same with one reference. NULL: no memory. */
+struct message *message_copy(const struct message *lent) MUST_CHECK;
+
+/* Never NULL for a message that is not lent. */
 static inline struct message *message_ref(struct message *message)
 {
+    if (message->references == 0)
+        return message_copy(message);
     message->references++;
     return message;
 }
 
 void message_unref(struct message *message);
-
-/* ---- as they go to other workers: the head as it is, and the bytes behind it ---- */
-
-#define MESSAGE_FIXED_SIZE offsetof(struct message, bytes)
 
 /* Of the bytes: address, properties, inline body. */
 static inline size_t message_bytes_size(const struct message *m)
@@ -80,26 +86,24 @@ static inline size_t message_bytes_size(const struct message *m)
            (m->body ? 0 : (size_t)m->body_size);
 }
 
-/* The same message with one reference, charged to that account, from a copy of its head and of its
- * bytes. Takes the reference on the body's buffer that the copy has, if any, but when it fails:
- * NULL, as message_new(). */
-struct message *message_revive(struct account *account, const struct message *head,
-                               const uint8_t *bytes) MUST_CHECK;
+/* Writes the message into a room of so many bytes, aligned to 8, from where it is lent; a body of
+ * its own gets a reference. */
+static inline size_t message_room_size(const struct message *m)
+{
+    return sizeof *m + message_bytes_size(m);
+}
 
-/* The same for a moment: in a room that is used again and again, charged to nobody. */
-struct message_room {
-    struct message *message; /* NULL: none yet */
-    size_t capacity;         /* for bytes */
-};
+void message_lend(struct message *room, const struct message *message);
 
-/* One reference, the room's. NULL: no memory. */
-struct message *message_revive_in(struct message_room *room, const struct message *head,
-                                  const uint8_t *bytes) MUST_CHECK;
+/* Before it is lent on another worker: copies are charged to that account. */
+static inline struct message *message_lent(struct message *room, struct account *account)
+{
+    room->account = account;
+    return room;
+}
 
-/* The moment is over. Is somebody still referring to the message, it becomes his, charged to that
- * account, and the room another. */
-void message_room_leave(struct message_room *room, struct account *account);
-void message_room_fini(struct message_room *room);
+/* The room is somebody's again. */
+void message_lent_end(const struct message *room);
 
 static inline struct slice message_exchange(const struct message *m)
 {

@@ -127,6 +127,56 @@ static void test_account_refuses(void **state)
     account_fini(&account);
 }
 
+/* As in a letter: the copy of a lent message is a message of its own, whatever becomes of the room.
+ */
+static void check_lent(struct account *account, const struct message_parts *parts)
+{
+    struct account theirs;
+    account_init(&theirs, NULL, 0);
+    struct message *m = message_new(account, parts);
+    struct message *room = malloc(message_room_size(m));
+    struct buffer *body = m->body;
+
+    message_lend(room, m);
+    message_unref(m);
+    struct message *lent = message_lent(room, &theirs);
+    assert_true(slice_equal(message_key(lent), parts->key));
+    assert_true(slice_equal(message_body(lent), parts->body));
+    assert_int_equal(account->used + theirs.used, 0);
+    struct message *mine = message_ref(lent), *again = message_ref(mine);
+    assert_ptr_not_equal(mine, lent);
+    assert_ptr_equal(mine, again);
+    assert_true(!body || body->references == 2);
+    message_lent_end(lent);
+    memset(room, 0xee, message_room_size(mine));
+    free(room);
+    assert_int_equal(theirs.used, message_footprint(mine));
+    assert_true(slice_equal(message_exchange(mine), parts->exchange));
+    assert_true(slice_equal(message_properties(mine), parts->properties));
+    assert_true(slice_equal(message_body(mine), parts->body));
+    assert_int_equal(mine->expires_at_ms, parts->expires_at_ms);
+    assert_true(!body || (mine->body == body && body->references == 1));
+    message_unref(again);
+    message_unref(mine);
+    account_fini(&theirs);
+}
+
+static void test_lent(void **state)
+{
+    (void)state;
+    struct account account;
+    account_init(&account, NULL, 0);
+    static uint8_t large[MESSAGE_INLINE_MAX + 1];
+    struct message_parts parts = sample();
+
+    check_lent(&account, &parts);
+    parts.body = slice_of(large, MESSAGE_INLINE_MAX);
+    check_lent(&account, &parts);
+    parts.body = slice_of(large, sizeof large);
+    check_lent(&account, &parts);
+    account_fini(&account);
+}
+
 /* Head and body in memory of their exact size. */
 static uint8_t *encode(const struct message *m, size_t *size)
 {
@@ -279,9 +329,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_parts_come_back),    cmocka_unit_test(test_large_body_is_apart),
-        cmocka_unit_test(test_body_to_fill),       cmocka_unit_test(test_account_refuses),
-        cmocka_unit_test(test_content_comes_back), cmocka_unit_test(test_content_bytes),
-        cmocka_unit_test(test_broken_content),     cmocka_unit_test(test_headers_of_amqp091),
+        cmocka_unit_test(test_body_to_fill),       cmocka_unit_test(test_lent),
+        cmocka_unit_test(test_account_refuses),    cmocka_unit_test(test_content_comes_back),
+        cmocka_unit_test(test_content_bytes),      cmocka_unit_test(test_broken_content),
+        cmocka_unit_test(test_headers_of_amqp091),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -50,24 +50,28 @@ static uint8_t *put_content_head(uint8_t *p, uint16_t channel, const struct mess
     return p + CONTENT_HEAD_SIZE;
 }
 
+_Static_assert(MESSAGE_INLINE_MAX <= DELIVERY_COPY_MAX, "what is borrowed is a body's own buffer");
+
 static void write_body(struct session *session, uint16_t channel, struct message *message)
 {
     struct output *output = &session->wire->output;
     struct slice body = message_body(message);
     size_t part_max = session->frame_max - FRAME_OVERHEAD;
+    struct message *kept = body.size > DELIVERY_COPY_MAX ? message_ref(message) : NULL;
 
     for (size_t at = 0; at < body.size;) {
         size_t size = body.size - at < part_max ? body.size - at : part_max;
         struct slice part = slice_of(body.data + at, size);
         write_frame_header(output_take(output, FRAME_HEADER_SIZE), FRAME_BODY, channel, size);
-        if (size > DELIVERY_COPY_MAX)
-            output_borrow(output, part,
-                          (struct output_owner){release_message, message_ref(message)});
+        if (size > DELIVERY_COPY_MAX && kept)
+            output_borrow(output, part, (struct output_owner){release_message, message_ref(kept)});
         else
             output_append(output, part);
         *output_take(output, 1) = FRAME_END;
         at += size;
     }
+    if (kept)
+        message_unref(kept);
 }
 
 void write_content(struct session *session, uint16_t channel, struct message *message)
