@@ -541,16 +541,17 @@ static void tear_down(struct process *process)
 {
     for (unsigned i = 0; i < process->worker_count; i++)
         free_member(&process->members[i]);
-    for (unsigned i = 0; i < process->settings->amqp.count && process->groups[i]; i++)
-        server_group_free(process->groups[i]);
-    if (process->office)
-        office_free(process->office);
     if (process->watchdog)
         watchdog_free(process->watchdog);
     for (unsigned i = 0; i < process->worker_count; i++) {
         if (process->members[i].loop)
             loop_free(process->members[i].loop);
     }
+    /* behind the loops, which hear the last bells */
+    for (unsigned i = 0; i < process->settings->amqp.count && process->groups[i]; i++)
+        server_group_free(process->groups[i]);
+    if (process->office)
+        office_free(process->office);
     free(process->members);
 }
 

@@ -48,7 +48,7 @@ struct mail_events {
 
 struct office *office_new(unsigned members);
 
-/* All mailboxes are closed. */
+/* All mailboxes are closed. Real loops are freed already: they hear the last bells then. */
 void office_free(struct office *office);
 
 /* The member's own box, on its loop; once in the office's life. Letters to a member that has not
