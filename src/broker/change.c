@@ -100,6 +100,7 @@ void changes_settle(struct worker *worker)
     if (settled > worker->catalog_settled.done) {
         peers_tell_settled(worker, settled);
         line_advance(&worker->catalog_settled, settled);
+        hosted_settled(worker);
     }
 }
 

@@ -49,6 +49,7 @@ static void check_shard_at_rest(const struct shard *shard)
 {
     check_line_quiet(&shard->place.line);
     ASSERT(list_empty(&shard->discards));
+    ASSERT(list_empty(&shard->dropped) || shard->place.worker->catalog_settled.failed);
     /* where storage has failed, transactions may be in doubt until the next start */
     ASSERT(map_count(&shard->ledger.parts) == 0 || shard->place.worker->flow == FLOW_DISK);
 }
@@ -112,7 +113,7 @@ void worker_check_quiet(const struct worker *worker)
     worker_check_rest(worker);
     ASSERT(worker->client_count == 0 && map_count(&worker->clients_by_id) == 0);
     ASSERT(list_empty(&worker->flow_waiters));
-    ASSERT(list_empty(&worker->catalog.forgotten));
+    ASSERT(list_empty(&worker->catalog.forgotten) || worker->catalog_settled.failed);
     for (unsigned i = 0; i < worker->count; i++) {
         const struct peer *peer = worker->peers[i];
         if (!peer)

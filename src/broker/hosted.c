@@ -119,8 +119,17 @@ void hosted_drop(struct hosted *hosted)
         subscription_end(CONTAINER_OF(link, struct subscription, queue_link));
     getters_fail(hosted);
     queue_close(&hosted->queue);
-    list_append(&hosted->shard->discards, &hosted->discard_link);
+    hosted->dropped_version = worker->catalog.events;
+    list_append(&hosted->shard->dropped, &hosted->discard_link);
     loop_defer(worker->loop, &worker->work, LOOP_DISPATCH);
+}
+
+void hosted_settled(struct worker *worker)
+{
+    for (unsigned i = 0; i < worker->shard_count; i++) {
+        if (!list_empty(&worker->shards[i]->dropped))
+            loop_defer(worker->loop, &worker->work, LOOP_DISPATCH);
+    }
 }
 
 void hosted_abandon(struct hosted *hosted)
@@ -131,8 +140,21 @@ void hosted_abandon(struct hosted *hosted)
     hosted_free(hosted);
 }
 
+static void discard_what_is_settled(struct shard *shard)
+{
+    uint64_t settled = shard->place.worker->catalog_settled.done;
+
+    LIST_EACH (&shard->dropped, link) {
+        if (CONTAINER_OF(link, struct hosted, discard_link)->dropped_version > settled)
+            break;
+        list_remove(link);
+        list_append(&shard->discards, link);
+    }
+}
+
 bool shard_discard_slice(struct shard *shard)
 {
+    discard_what_is_settled(shard);
     struct list *link = list_first(&shard->discards);
 
     if (!link)

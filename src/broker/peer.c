@@ -108,6 +108,7 @@ static void event_came(struct worker *worker, struct slice event)
 static void settled_came(struct worker *worker, const struct letter_settled *letter)
 {
     line_advance(&worker->catalog_settled, letter->events);
+    hosted_settled(worker);
     if (letter->failed && !worker->catalog_settled.failed)
         line_fail(&worker->catalog_settled);
 }

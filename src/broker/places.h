@@ -56,7 +56,8 @@ struct shard {
     struct queue_host host; /* its context is the shard */
     bool has_failed;
     struct ledger ledger;
-    struct list discards; /* hosted queues that are given back in slices */
+    struct list dropped;  /* hosted queues whose deletion is not settled yet, in its order; then */
+    struct list discards; /* they are given back in slices */
     struct checkpoint_job *checkpoint;
     bool last_checkpoint;       /* the one of a clean stop is written */
     struct log_target *targets; /* scratch of publishing */
@@ -80,6 +81,7 @@ struct hosted {
     struct list subscriptions; /* struct subscription.queue_link */
     struct list getters;       /* requests that wait for a message */
     struct list discard_link;
+    uint64_t dropped_version; /* of the event */
     struct timer expiry;
     uint64_t used_ns; /* the last time it had a consumer, a get or a declaration */
 };
@@ -92,7 +94,8 @@ static inline struct hosted *hosted_of(struct queue *queue)
 /* A queue of the catalog is hosted by this shard from now on. */
 void hosted_new(struct shard *shard, struct catalog_queue *named);
 
-/* The catalog has dropped it: ends its consumers and begins its discarding. */
+/* The catalog has dropped it: ends its consumers. It is discarded when that is settled: a crash
+ * before may bring the queue back, and then whole. */
 void hosted_drop(struct hosted *hosted);
 
 /* Gives back all memory, whoever refers to it. */
@@ -105,8 +108,11 @@ void hosted_free(struct hosted *hosted);
 /* It is in use: its expiry begins anew. */
 void hosted_used(struct hosted *hosted);
 
-/* A slice of discarding; true when nothing is left to discard. */
+/* A slice of discarding; true when nothing is left to discard now. */
 bool shard_discard_slice(struct shard *shard);
+
+/* What the catalog has settled may have queues to discard. */
+void hosted_settled(struct worker *worker);
 
 /* ---- waiting ---- */
 

@@ -354,6 +354,7 @@ static void catalog_is_there(struct worker *worker)
         return;
     }
     worker->catalog_settled.done = worker->catalog.events;
+    hosted_settled(worker);
     worker->start_number = log_epoch(catalog_log(worker));
     peers_tell_catalog(worker);
     open_next(worker);
@@ -364,6 +365,7 @@ void boot_catalog_came(struct worker *worker, bool is_suspect)
     ASSERT(!worker_has_catalog(worker));
     worker->catalog_is_suspect = is_suspect;
     worker->catalog_settled.done = worker->catalog.events;
+    hosted_settled(worker);
     open_next(worker);
 }
 

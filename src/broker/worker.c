@@ -134,6 +134,7 @@ static struct shard *shard_new(struct worker *worker, unsigned number, struct st
     line_init(&shard->place.line);
     shard->number = number;
     shard->store = store;
+    list_init(&shard->dropped);
     list_init(&shard->discards);
     shard->host = (struct queue_host){
         .loop = worker->loop,
@@ -168,6 +169,8 @@ void shard_open(struct shard *shard)
 
 static void shard_free(struct shard *shard)
 {
+    for (struct list *link; (link = list_first(&shard->dropped));)
+        hosted_abandon(CONTAINER_OF(link, struct hosted, discard_link));
     for (struct list *link; (link = list_first(&shard->discards));)
         hosted_abandon(CONTAINER_OF(link, struct hosted, discard_link));
     list_init(&shard->host.ready);
@@ -263,9 +266,15 @@ static void closed(void *context)
 
 static bool shard_is_ready_to_close(struct shard *shard)
 {
+    bool drops_settle = !shard->place.worker->catalog_settled.failed;
+
     if (!ledger_is_quiet(shard))
         return false;
-    if (log_is_failed(shard->log) || (shard->last_checkpoint && list_empty(&shard->discards)))
+    if (log_is_failed(shard->log))
+        return true;
+    if ((drops_settle && !list_empty(&shard->dropped)) || !list_empty(&shard->discards))
+        return false;
+    if (shard->last_checkpoint)
         return true;
     if (!shard->last_checkpoint && !shard->checkpoint)
         log_checkpoint(shard->log);

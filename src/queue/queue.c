@@ -387,8 +387,6 @@ void queue_close(struct queue *queue)
     list_remove(&queue->ready_link);
     list_remove(&queue->mark_link);
     list_remove(&queue->dirty_link);
-    if (queue->log)
-        log_drop_state(queue->log, queue->id);
 }
 
 bool queue_discard(struct queue *queue)
@@ -412,7 +410,11 @@ bool queue_discard(struct queue *queue)
         }
         pages_trim_front(queue);
     }
-    return queue->loads_count == 0;
+    if (queue->loads_count > 0)
+        return false;
+    if (queue->log)
+        log_drop_state(queue->log, queue->id);
+    return true;
 }
 
 void queue_abandon(struct queue *queue)

@@ -189,9 +189,9 @@ bool queue_is_logged(const struct queue *queue, uint64_t sequence);
  * many. Done when *position (start with 0) has come to `end`. */
 uint64_t queue_purge(struct queue *queue, uint64_t end, uint64_t *position, enum settle_reason why);
 
-/* Deleted: nothing is delivered any more. Then queue_discard() until it returns true gives back all
- * memory and room in the log (the log learns of the deletion through the catalog). Consumers must
- * be gone. */
+/* Deleted: nothing is delivered any more. Then, when the deletion is durable (what the log gives up
+ * does not come back with the queue), queue_discard() until it returns true gives back all memory
+ * and room in the log. Consumers must be gone. */
 void queue_close(struct queue *queue);
 bool queue_discard(struct queue *queue);
 

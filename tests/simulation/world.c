@@ -58,9 +58,15 @@ static void on_line(void *context, enum log_level level, const char *category, c
 {
     static const char failed_shard[] = "the storage of shard ";
     struct world *w = context;
+    uint64_t torn_bytes;
 
     if (level >= LOG_ERROR &&
         (strstr(text, "corrupt") || strstr(text, "cannot be read") || strstr(text, "has lost")))
+        w->corruption_reported = true;
+    /* a bit that turned in the last blocks, which no later one vouches for yet, looks like a torn
+     * tail: that it was cut is all that can be told */
+    if (sscanf(text, "%*u segments, last block %*u, %" SCNu64 " bytes torn", &torn_bytes) == 1 &&
+        torn_bytes > 0 && world_flipped(w))
         w->corruption_reported = true;
     if (strcmp(category, "storage") == 0 && strncmp(text, failed_shard, strlen(failed_shard)) == 0)
         w->failed_shards |= 1u << strtoul(text + strlen(failed_shard), NULL, 10);
@@ -77,10 +83,6 @@ static void on_started(void *context, const struct worker_started *what)
     member->started = true;
     member->start_result = what->result;
     if (what->log.corrupt_blocks > 0)
-        w->corruption_reported = true;
-    /* a bit that turned in the last blocks, which no later one vouches for yet, looks like a torn
-     * tail: that it was cut is all that can be told */
-    if (what->log.torn_bytes > 0 && world_flipped(w))
         w->corruption_reported = true;
     trace(w, "worker %u: %s", (unsigned)(member - w->members),
           what->result ? what->failure.text : "started");
