@@ -105,6 +105,7 @@ struct client {
     enum flow flow_told;
     struct peer *out_of_credit; /* it has published there, and has to wait */
     uint32_t outstanding;       /* requests */
+    struct login *login;        /* that is not decided yet; client.c */
     bool closed;
     bool is_proxy; /* of another worker, see peer.h */
     struct route_cache *routes;
@@ -166,6 +167,9 @@ void request_go_on(struct request *request);
 
 /* The same, without waiting for anything. */
 void request_complete(struct request *request);
+
+/* Regularly: those who wait for want of helpers may have one now. */
+void logins_go_on(struct worker *worker);
 
 /* Gives up what helpers are at work on (the loop is never run again). */
 void logins_free(struct worker *worker);

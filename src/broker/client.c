@@ -107,6 +107,8 @@ void request_complete(struct request *request)
 
 /* ---- opening and closing ---- */
 
+static void login_cancel(struct client *client);
+
 /* One more in the process, if there may be. */
 static bool connection_count(struct worker *worker)
 {
@@ -182,6 +184,7 @@ void client_close(struct client *client)
     if (client->closed)
         return;
     client->closed = true;
+    login_cancel(client);
     list_remove(&client->flow_link);
     map_remove_number(&client->worker->clients_by_id, client->id);
     while ((link = list_first(&client->subscriptions)))
@@ -238,6 +241,7 @@ struct login {
     struct password_job hash;
     struct request *request;
     struct list link; /* logins, or login_waiters */
+    bool waits;       /* nobody is hashing it */
     char user[NAME_MAX_BYTES + 1];
     bool has_digest;
     uint8_t digest[REMEMBERED_DIGEST_SIZE];
@@ -254,7 +258,6 @@ static bool listed(const char *list, struct slice name)
     return false;
 }
 
-static void login_next(struct worker *worker);
 static void login_over(struct login *login);
 
 static void logged_in(struct client *client, const struct user *user)
@@ -281,7 +284,7 @@ static void login_done(struct job *job)
     }
     list_remove(&login->link);
     login_over(login);
-    login_next(client->worker);
+    logins_go_on(client->worker);
 }
 
 /* One is hashed at a time, and what the others wait for is often just this one: a program's many
@@ -290,8 +293,9 @@ static void login_start(struct worker *worker, struct login *login)
 {
     login->hash.job = (struct job){
         .loop = worker->loop, .work = password_work, .done = login_done, .is_long = true};
-    bool waits = !list_empty(&worker->logins) || loop_help(worker->loop, &login->hash.job) != 0;
-    list_append(waits ? &worker->login_waiters : &worker->logins, &login->link);
+    login->waits = !list_empty(&worker->logins) || loop_help(worker->loop, &login->hash.job) != 0;
+    list_append(login->waits ? &worker->login_waiters : &worker->logins, &login->link);
+    login->request->client->login = login;
 }
 
 void logins_free(struct worker *worker)
@@ -308,18 +312,26 @@ static void login_over(struct login *login)
     struct request *request = login->request;
 
     explicit_bzero(login->hash.password, sizeof login->hash.password);
+    request->client->login = NULL;
     free(login);
     request_complete(request);
 }
 
-/* Those who wait need no hashing when they have gone, or their password has been verified since. */
+/* Its client has gone: nobody is to be kept waiting by it. */
+static void login_cancel(struct client *client)
+{
+    if (!client->login || !client->login->waits)
+        return;
+    list_remove(&client->login->link);
+    login_over(client->login);
+}
+
+/* Those who wait need no hashing when their password has been verified since. */
 static bool login_is_over(struct worker *worker, struct login *login)
 {
     struct client *client = login->request->client;
     const struct user *user = catalog_user(&worker->catalog, slice_text(login->user));
 
-    if (client->closed)
-        return true;
     if (!user || strcmp(user->hash, login->hash.hash) != 0 || !login->has_digest ||
         !remembered_has(&worker->remembered, login->digest, loop_now_ns(worker->loop)))
         return false;
@@ -327,16 +339,17 @@ static bool login_is_over(struct worker *worker, struct login *login)
     return true;
 }
 
-static void login_next(struct worker *worker)
+void logins_go_on(struct worker *worker)
 {
     struct list *link;
 
     while (list_empty(&worker->logins) && (link = list_take_first(&worker->login_waiters))) {
         struct login *login = CONTAINER_OF(link, struct login, link);
-        if (login_is_over(worker, login))
-            login_over(login);
-        else
+        if (!login_is_over(worker, login)) {
             login_start(worker, login);
+            break; /* it may be waiting again, for want of helpers: then for the watch */
+        }
+        login_over(login);
     }
 }
 

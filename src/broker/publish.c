@@ -703,6 +703,7 @@ void worker_watch(struct timer *timer)
         store_bytes_free(worker->shards[0]->store) < worker->options.disk_low_bytes;
     worker_flow_changed(worker);
     tell_long_turns(worker);
+    logins_go_on(worker);
     peers_status(worker);
     peers_return_credit(worker);
     if (worker->messages.used > worker->options.hot_bytes_max)

@@ -97,15 +97,29 @@ void loop_turn_begin(struct loop *loop, uint64_t now_ns, uint64_t wall_ms)
     loop->now_ns = now_ns;
     loop->wall_ms = wall_ms;
     loop->turn_began_ns = now_ns;
+#ifdef SLUICE_TURN_TRACE
+    turn_trace_begin(loop);
+#endif
 }
 
+static bool timer_is_due(const struct loop *loop)
+{
+    return loop->timers_count > 0 && loop->timers[0]->at_ns <= loop->now_ns;
+}
+
+/* Many connections may have the same deadline: what a slice has no time for fires in the next turn,
+ * which does not sleep then. */
 static void fire_timers(struct loop *loop)
 {
-    /* a timer set meanwhile is later than now, so this ends */
-    while (loop->timers_count > 0 && loop->timers[0]->at_ns <= loop->now_ns) {
+    if (!timer_is_due(loop))
+        return;
+    uint64_t began_ns = loop->functions->precise_ns(loop);
+    while (timer_is_due(loop)) { /* one set meanwhile is later than now, so this ends */
         struct timer *timer = loop->timers[0];
         timer_stop(timer);
-        timer->fire(timer);
+        TURN_TRACED(loop, timer->fire, timer);
+        if (timer_is_due(loop) && loop->functions->precise_ns(loop) - began_ns >= TURN_SLICE_NS)
+            break;
     }
 }
 
@@ -118,8 +132,28 @@ static void run_phase(struct loop *loop, enum loop_phase phase)
     list_move_all(&running, &loop->tasks[phase]);
     while ((link = list_take_first(&running)) != NULL) {
         struct task *task = CONTAINER_OF(link, struct task, link);
-        task->run(task);
+        TURN_TRACED(loop, task->run, task);
     }
+}
+
+/* There may be as many of these tasks as there are connections. Those that a slice has no time for
+ * come first in the next turn. */
+static void run_dispatch(struct loop *loop)
+{
+    struct list *tasks = &loop->tasks[LOOP_DISPATCH];
+    struct list running;
+
+    if (list_empty(tasks))
+        return;
+    uint64_t began_ns = loop->functions->precise_ns(loop);
+    list_init(&running);
+    list_move_all(&running, tasks);
+    do {
+        struct task *task = CONTAINER_OF(list_take_first(&running), struct task, link);
+        TURN_TRACED(loop, task->run, task);
+    } while (!list_empty(&running) && loop->functions->precise_ns(loop) - began_ns < TURN_SLICE_NS);
+    list_move_all(&running, tasks);
+    list_move_all(tasks, &running);
 }
 
 void loop_turn_end(struct loop *loop)
@@ -127,9 +161,13 @@ void loop_turn_end(struct loop *loop)
     struct loop_statistics *statistics = &loop->statistics;
 
     fire_timers(loop);
-    for (int phase = 0; phase < LOOP_PHASES; phase++)
-        run_phase(loop, (enum loop_phase)phase);
+    run_dispatch(loop);
+    run_phase(loop, LOOP_COMMIT);
+    run_phase(loop, LOOP_FLUSH);
 
+#ifdef SLUICE_TURN_TRACE
+    turn_trace_end(loop);
+#endif
     uint64_t spent = loop->functions->precise_ns(loop) - loop->turn_began_ns;
     statistics->turns++;
     if (spent > TURN_LONG_NS)

@@ -81,8 +81,8 @@ struct task {
 
 void task_init(struct task *task, void (*run)(struct task *task));
 
-/* Runs the task in that phase of this turn, or of the next when the phase has begun. A task already
- * waiting stays. */
+/* Runs the task in that phase of this turn, or of the next when the phase has begun; of DISPATCH
+ * tasks so many that a turn has no time for all, some later. A task already waiting stays. */
 void loop_defer(struct loop *loop, struct task *task, enum loop_phase phase);
 void task_cancel(struct task *task);
 
@@ -99,7 +99,8 @@ struct timer {
 
 void timer_init(struct timer *timer, struct loop *loop, void (*fire)(struct timer *timer));
 
-/* At a time of loop_now_ns(); in the past fires in the next turn. Setting again moves it. */
+/* At a time of loop_now_ns(); in the past fires in the next turn, or, of more than a turn has time
+ * for, later. Setting again moves it. */
 void timer_set(struct timer *timer, uint64_t at_ns);
 void timer_stop(struct timer *timer);
 

@@ -11,6 +11,7 @@
 #define SLUICE_LOOP_LOOP_PRIVATE_H
 
 #include "loop/loop.h"
+#include "loop/turn_trace.h"
 
 struct loop_functions {
     uint64_t (*precise_ns)(struct loop *loop);
@@ -51,6 +52,9 @@ struct loop {
     uint64_t timers_set; /* calls of timer_set() so far */
     size_t jobs;         /* waiting or running */
     bool stopping;
+#ifdef SLUICE_TURN_TRACE
+    struct turn_trace trace;
+#endif
 };
 
 struct stream {

@@ -191,7 +191,7 @@ static void job_done(uv_work_t *work, int status)
     real_turn_enter(real_of(job->loop));
     job->loop->jobs--;
     free(waiting);
-    job->done(job);
+    TURN_TRACED(job->loop, job->done, job);
 }
 
 static int help(struct loop *loop, struct job *job)
@@ -258,7 +258,7 @@ static void posts_run(struct real *real)
     }
     while (oldest) {
         struct post *next = oldest->next;
-        oldest->run(oldest);
+        TURN_TRACED(&real->loop, oldest->run, oldest);
         oldest = next;
     }
 }
@@ -314,7 +314,7 @@ static void stream_polled(uv_poll_t *poll, int status, int events)
     if (wanted != (unsigned)events)
         arm(s, (int)stream->wanted);
     if (wanted)
-        stream->ready(stream->context, wanted);
+        TURN_TRACED(stream->loop, stream->ready, stream->context, wanted);
 }
 
 /* Wanting to read comes and goes, often within a turn; the kernel is told that it went only when

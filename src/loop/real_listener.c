@@ -18,7 +18,7 @@
 #include <unistd.h>
 
 #define SOCKETS_MAX     8  /* addresses of one host name */
-#define ACCEPTS_A_TURN  64 /* of one socket */
+#define ACCEPTS_A_TURN  64 /* of one socket, and for JOB_SLICE_NS */
 #define ACCEPT_PAUSE_NS (100 * NANOSECONDS_PER_MS)
 #define REPORT_PAUSE_NS (1000 * NANOSECONDS_PER_MS)
 
@@ -95,8 +95,11 @@ static bool is_shortage(int number)
 static void accept_some(struct listening_socket *s)
 {
     struct real_listener *l = s->owner;
+    uint64_t began_ns = real_clock_ns();
 
     for (int i = 0; i < ACCEPTS_A_TURN && !l->is_closed; i++) {
+        if (i > 0 && real_clock_ns() - began_ns >= JOB_SLICE_NS)
+            return; /* those who still wait are there in the next turn, too */
         struct stream *stream;
         int error;
         int descriptor = accept4(s->descriptor, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
@@ -133,7 +136,7 @@ static void socket_polled(uv_poll_t *poll, int status, int events)
     (void)status;
     (void)events;
     real_turn_enter(real_of(s->owner->listener.loop));
-    accept_some(s);
+    TURN_TRACED(s->owner->listener.loop, accept_some, s);
 }
 
 void real_listener_close(struct listener *listener)

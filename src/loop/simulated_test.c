@@ -144,6 +144,63 @@ struct noting_job {
     int worked, done;
 };
 
+#define MANY 1000
+
+struct crowd {
+    struct task task;
+    struct timer timer;
+    unsigned *count; /* how many before it */
+    unsigned fired_as, ran_as;
+};
+
+static void crowd_fire(struct timer *timer)
+{
+    struct crowd *c = CONTAINER_OF(timer, struct crowd, timer);
+
+    assert_int_equal(c->fired_as, 0);
+    c->fired_as = ++*c->count;
+}
+
+static void crowd_run(struct task *task)
+{
+    struct crowd *c = CONTAINER_OF(task, struct crowd, task);
+
+    assert_int_equal(c->ran_as, 0);
+    c->ran_as = ++*c->count;
+}
+
+/* Each look at the clock takes time here, up to a whole slice. */
+static void many_timers_and_tasks_take_many_turns(void **state)
+{
+    static struct crowd crowd[MANY];
+    struct loop *loop = loop_new_simulated(5);
+    uint64_t at_ns = loop_now_ns(loop) + NANOSECONDS_PER_MS;
+    unsigned fired = 0, ran = 0;
+
+    (void)state;
+    simulated_options(loop)->jump_ppm = 1000000;
+    for (unsigned i = 0; i < MANY; i++) {
+        timer_init(&crowd[i].timer, loop, crowd_fire);
+        timer_set(&crowd[i].timer, at_ns);
+        crowd[i].count = &fired;
+    }
+    assert_true(simulated_run_turns(loop, 10));
+    assert_in_range(fired, 1, 100);
+    assert_true(simulated_run_idle(loop, 10 * MANY));
+    assert_int_equal(fired, MANY);
+    for (unsigned i = 0; i < MANY; i++) {
+        task_init(&crowd[i].task, crowd_run);
+        loop_defer(loop, &crowd[i].task, LOOP_DISPATCH);
+        crowd[i].count = &ran;
+    }
+    assert_true(simulated_run_turns(loop, 10));
+    assert_in_range(ran, 10, 100);
+    assert_true(simulated_run_idle(loop, 10 * MANY));
+    for (unsigned i = 0; i < MANY; i++)
+        assert_int_equal(crowd[i].ran_as, i + 1); /* who had to wait came first */
+    loop_free(loop);
+}
+
 static void job_work(struct job *job)
 {
     CONTAINER_OF(job, struct noting_job, job)->worked++;
@@ -654,6 +711,7 @@ int main(void)
         cmocka_unit_test(timers_fire_in_order_of_time),
         cmocka_unit_test(a_timer_in_the_past_fires_once_a_turn),
         cmocka_unit_test(tasks_run_in_phases),
+        cmocka_unit_test(many_timers_and_tasks_take_many_turns),
         cmocka_unit_test(jobs_are_limited_and_complete),
         cmocka_unit_test(posts_run_in_order),
         cmocka_unit_test(bytes_arrive_and_the_end_after_them),

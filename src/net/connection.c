@@ -7,7 +7,8 @@
 #include <stdlib.h>
 
 #define WRITES_A_TURN  4
-#define IDLE_POLL_NS   NANOSECONDS_PER_MS
+#define IDLE_WAIT_MIN  NANOSECONDS_PER_MS /* doubled each time, as thousands may wait */
+#define IDLE_WAIT_MAX  (64 * NANOSECONDS_PER_MS)
 #define DRAIN_PATIENCE (5000 * NANOSECONDS_PER_MS)
 
 static struct loop *loop_of(const struct connection *c)
@@ -94,7 +95,10 @@ static void teardown_run(struct task *task)
         linger(c);
     if (c->session && output_pending(&c->wire.output) == 0) { /* or that holds what was lent */
         if (!c->protocol->idle(c->session)) {
-            timer_set(&c->tick, loop_now_ns(loop_of(c)) + IDLE_POLL_NS);
+            c->idle_wait_ns = c->idle_wait_ns ? 2 * c->idle_wait_ns : IDLE_WAIT_MIN;
+            if (c->idle_wait_ns > IDLE_WAIT_MAX)
+                c->idle_wait_ns = IDLE_WAIT_MAX;
+            timer_set(&c->tick, loop_now_ns(loop_of(c)) + c->idle_wait_ns);
             return;
         }
         c->protocol->free(c->session);

@@ -70,6 +70,7 @@ struct connection {
     bool again;           /* input() is to be called without new bytes */
     struct task teardown; /* DISPATCH: the next step of closing */
     struct timer tick;
+    uint64_t idle_wait_ns; /* while CLOSING: until the session is asked again whether it is idle */
     struct timer deadline; /* of the handshake, draining or lingering */
 };
 
