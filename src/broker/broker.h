@@ -115,12 +115,15 @@ struct request {
     /* The step after that (which looks at the failure first), or NULL: DONE, and the request goes
      * on to its marks and next step, or PENDING, and somebody calls request_go_on(). */
     int (*next)(struct request *request);
-    /* A slice of work that is proportional to a count, while it is a job; true: done with it. */
+    /* A slice of work that is proportional to a count, while it is a job; true: done with it. It
+     * may take the request off the list of jobs, where something else will go on with it. */
     bool (*slice)(struct request *request);
     bool is_get;                     /* its result may hold a lease, */
     bool settles_itself;             /* unless it is settled already */
     uint32_t peer;                   /* of what it speaks of, where that is elsewhere, */
     uint64_t number;                 /* and which one there */
+    uint32_t awaited;                /* answers that are to come, where several are asked */
+    void *target;                    /* memory of the caller's that the answers go to */
     void *internal;                  /* memory; free() is enough when all is given up */
     struct transaction *transaction; /* while it is collected */
 };
@@ -134,6 +137,8 @@ struct client_options {
     const char *peer_host;
     uint16_t peer_port;
     bool peer_is_loopback;
+    bool is_operator; /* it looks and commands, and carries no messages: not counted as a
+                         connection, so that those who come to look are never too many */
 };
 
 /* NULL: refused (E_LIMIT connections, or the broker is stopping), with the reason. */
@@ -158,6 +163,10 @@ int broker_enter(struct client *client, struct request *request, struct slice vh
 struct slice client_user(const struct client *client);
 bool client_may_impersonate(const struct client *client);
 
+/* What the user is called besides the name ("administrator", ...), separated by commas. */
+const char *client_tags(const struct client *client);
+bool client_has_tag(const struct client *client, const char *tag);
+
 /* The account for bytes that this session holds: unfinished bodies, parked input. */
 struct account *client_account(struct client *client);
 
@@ -177,11 +186,90 @@ struct broker_settings {
     uint64_t message_size_max;          /* 16 MiB */
     uint32_t consumers_per_channel_max; /* 0: no limit */
     char product_name[64];              /* RabbitMQ */
+    char product_version[32];           /* clients look at it to know what they may use */
     char cluster_name[256];
     char node_name[256];
     char default_vhost[256];
 };
 const struct broker_settings *worker_settings(const struct worker *worker);
+
+/* ---- looking: what there is, and how it is ---- */
+
+/* A walk over queues, page by page, over any number of turns: each page shows how its queues are
+ * now, wherever they live. Users with the tag administrator or monitoring see every virtual host,
+ * others those that they may enter. What comes after the walk has begun is not in it. */
+struct listing;
+
+#define LISTING_PAGE 32u
+
+struct queue_facts {
+    struct slice name, vhost, arguments; /* borrowed until the next page */
+    const char *type;                    /* "classic" */
+    bool durable, auto_delete, exclusive;
+    uint32_t shard, worker; /* worker: from 0 */
+    bool has_counts;        /* false: it is on its way from one worker to another */
+    struct queue_counts counts;
+};
+
+/* After login. Empty: all virtual hosts. NULL with E_NOT_FOUND (virtual host), E_DENIED. */
+struct listing *listing_open(struct client *client, struct slice vhost,
+                             struct failure *failure) MUST_CHECK;
+
+/* The walk of one queue. Also E_NOT_FOUND: no such queue. */
+struct listing *listing_open_queue(struct client *client, struct slice vhost, struct slice name,
+                                   struct failure *failure) MUST_CHECK;
+
+/* Its requests must be complete, or the client idle; before client_free(). */
+void listing_close(struct listing *listing);
+
+/* The next page. It may be empty before the end: ask again, in a later turn. */
+int listing_next(struct listing *listing, struct request *request);
+size_t listing_count(const struct listing *listing);
+/* false: it has been deleted meanwhile. */
+bool listing_queue(const struct listing *listing, size_t index,
+                   struct queue_facts *facts) MUST_CHECK;
+
+/* There is no page after this one. */
+bool listing_is_over(const struct listing *listing);
+
+/* One worker's numbers. Those that only grow do so from the start of the process. */
+struct worker_report {
+    uint64_t turns;        /* of its loop */
+    uint64_t turns_long;   /* of those, longer than TURN_LONG_NS */
+    uint64_t turns_ns;     /* spent in them, waiting apart */
+    uint64_t turn_ns_max;  /* the longest */
+    uint64_t letters_sent; /* to other workers */
+    uint64_t parcels_sent; /* in so many hand-overs */
+    uint64_t mail_bytes;   /* sent */
+    uint64_t wakes;        /* of other workers that slept */
+    uint64_t connections;  /* there are */
+    uint64_t opened, closed;
+    uint64_t queues, consumers, messages_ready, messages_leased; /* of those that live here */
+    uint64_t published;                                          /* by its clients, and taken */
+    uint64_t delivered;                                          /* to its clients */
+    uint64_t memory_bytes, message_bytes;                        /* charged to accounts */
+    uint64_t disk_free_bytes;                                    /* where its first shard is */
+    enum flow flow;
+    struct {
+        uint64_t shards, failed_shards;
+        uint64_t syncs, sync_ns, sync_ns_max;
+        uint64_t blocks, bytes_written, unsynced_bytes;
+        uint64_t segments, segment_bytes, segments_removed;
+        uint64_t checkpoints, bytes_read, write_failures, corrupt_reads;
+    } log; /* of its shards together */
+};
+
+unsigned worker_of_how_many(const struct worker *worker);
+
+/* Of all workers, in an array of worker_of_how_many() that stays until the request is complete.
+ * Needs no login: these are numbers without names, and whoever serves them decides for whom. */
+int broker_report(struct client *client, struct request *request, struct worker_report *reports);
+
+/* What there is in all virtual hosts together. */
+struct catalog_counts {
+    uint64_t vhosts, exchanges, queues, users;
+};
+void broker_catalog_counts(const struct client *client, struct catalog_counts *counts);
 
 /* ---- exchanges, queues, bindings; permissions are checked here ---- */
 

@@ -75,6 +75,7 @@ struct worker {
     size_t places_capacity;
 
     uint64_t published, delivered;
+    uint64_t opened, closed; /* connections: clients that are not operators */
 
     void (*started)(void *context, const struct worker_started *what);
     void *started_context;
@@ -274,6 +275,12 @@ void subscription_abandon(struct subscription *subscription);
 /* ---- transactions (transact.c; more in part.h) ---- */
 
 void transactions_free(struct worker *worker); /* those that are given up */
+
+/* ---- looking (look.c) ---- */
+
+/* The request's `internal` and `slice` become a job that fills in the report of this worker. It
+ * goes on with `next`. */
+void report_work(struct request *request, struct worker_report *report);
 
 /* ---- checkpoints (checkpoint.c) ---- */
 

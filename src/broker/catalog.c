@@ -16,6 +16,8 @@ void catalog_init(struct catalog *catalog, uint64_t seed)
     catalog->seed = seed;
     catalog->next_id = 1;
     list_init(&catalog->forgotten);
+    list_init(&catalog->queues);
+    list_init(&catalog->walks);
     catalog->routes = route_table_new(catalog->seed);
     map_init_bytes(&catalog->vhosts, catalog->seed);
     map_init_numbers(&catalog->vhosts_by_id, catalog->seed);
@@ -238,6 +240,7 @@ static void put_queue(struct catalog *catalog, struct vhost *vhost, const struct
     queue->arguments_size = event->arguments.size;
     queue->version = catalog->events;
     list_init(&queue->owner_link);
+    list_append(&catalog->queues, &queue->walk_link);
     /* they were checked when it was declared; what an older release let pass acts as far as it can
      */
     int result = queue_arguments_check(event->arguments, queue->name, vhost->name, &queue->settings,
@@ -290,8 +293,20 @@ static void drop_exchange(struct catalog *catalog, struct catalog_exchange *exch
     free(exchange);
 }
 
+/* Walks that have come to it go on behind it. */
+static void step_over(struct catalog *catalog, struct catalog_queue *queue)
+{
+    LIST_EACH (&catalog->walks, link) {
+        struct catalog_walk *walk = CONTAINER_OF(link, struct catalog_walk, link);
+        if (walk->next == &queue->walk_link)
+            walk->next = queue->walk_link.next;
+    }
+    list_remove(&queue->walk_link);
+}
+
 static void drop_queue(struct catalog *catalog, struct catalog_queue *queue)
 {
+    step_over(catalog, queue);
     map_remove(&queue->vhost->queues, slice_text(queue->name));
     map_remove_number(&catalog->queues_by_id, queue->id);
     if (catalog->recent[queue->id % RECENT] == queue)
@@ -341,6 +356,31 @@ static void unbind(struct catalog *catalog, struct catalog_exchange *source,
         return;
     binding_lost(catalog, source->route, key, arguments);
     catalog->version++;
+}
+
+/* ---- walking over all queues ---- */
+
+void catalog_walk_begin(struct catalog *catalog, struct catalog_walk *walk)
+{
+    list_append(&catalog->walks, &walk->link);
+    walk->next = catalog->queues.next;
+    walk->until = catalog->events;
+}
+
+struct catalog_queue *catalog_walk_next(const struct catalog *catalog, struct catalog_walk *walk)
+{
+    if (walk->next == &catalog->queues)
+        return NULL;
+    struct catalog_queue *queue = CONTAINER_OF(walk->next, struct catalog_queue, walk_link);
+    if (queue->version > walk->until)
+        return NULL;
+    walk->next = queue->walk_link.next;
+    return queue;
+}
+
+void catalog_walk_end(struct catalog_walk *walk)
+{
+    list_remove(&walk->link);
 }
 
 /* ---- the end ---- */

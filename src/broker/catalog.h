@@ -133,6 +133,7 @@ struct catalog_queue {
     struct place *place;
     struct hosted *hosted;  /* NULL: another worker has it */
     struct list owner_link; /* on its owner's worker; dropped: in catalog.forgotten */
+    struct list walk_link;  /* in catalog.queues */
 };
 
 struct catalog {
@@ -143,6 +144,8 @@ struct catalog {
     struct map exchanges_by_id, queues_by_id;
     struct catalog_queue **recent; /* queues that were looked up, by the end of their id */
     struct list forgotten;         /* dropped queues to which somebody still refers */
+    struct list queues;            /* all, in the order in which they came */
+    struct list walks;             /* those that are under way */
     struct route_table *routes;
     uint64_t next_id;
     uint64_t version;        /* grows with each change that may change a route or a permission */
@@ -176,6 +179,22 @@ struct permission *catalog_permission(const struct catalog *catalog, struct slic
 struct catalog_exchange *vhost_exchange(const struct vhost *vhost, struct slice name);
 struct catalog_queue *vhost_queue(const struct vhost *vhost, struct slice name);
 struct catalog_queue *catalog_queue_by_id(const struct catalog *catalog, uint64_t id);
+
+/* A walk over all queues in the order in which they came, over any number of turns. Those that come
+ * meanwhile are not in it; those that go before it reaches them are left out. */
+struct catalog_walk {
+    struct list link;  /* catalog.walks */
+    struct list *next; /* in catalog.queues */
+    uint64_t until;    /* the newest event that counts */
+};
+
+void catalog_walk_begin(struct catalog *catalog, struct catalog_walk *walk);
+
+/* NULL at the end. */
+struct catalog_queue *catalog_walk_next(const struct catalog *catalog, struct catalog_walk *walk);
+
+/* Each walk is ended, before the catalog is freed. */
+void catalog_walk_end(struct catalog_walk *walk);
 
 static inline void catalog_queue_ref(struct catalog_queue *queue)
 {

@@ -207,12 +207,71 @@ static void alternates_find_each_other(void **state)
     teardown(&f);
 }
 
+static void put(struct fixture *f, uint64_t id)
+{
+    char name[16];
+
+    snprintf(name, sizeof name, "w%u", (unsigned)id);
+    EVENT(f, catalog_encode_queue(&w,
+                                  &(struct queue_event){
+                                      .id = id, .vhost = 1, .shard = 1, .name = slice_text(name)}));
+}
+
+static uint64_t next_id(struct fixture *f, struct catalog_walk *walk)
+{
+    const struct catalog_queue *queue = catalog_walk_next(&f->catalog, walk);
+    return queue ? queue->id : 0;
+}
+
+/* While queues come and go. */
+static void walks(void **state)
+{
+    struct catalog_walk one, two;
+    struct fixture f;
+
+    (void)state;
+    setup(&f);
+    EVENT(&f, catalog_encode_vhost(&w, 1, slice_text("/")));
+    catalog_walk_begin(&f.catalog, &one);
+    for (uint64_t id = 10; id < 20; id++)
+        put(&f, id);
+    assert_int_equal(next_id(&f, &one), 0); /* they came later */
+    catalog_walk_end(&one);
+    catalog_walk_begin(&f.catalog, &one);
+    catalog_walk_begin(&f.catalog, &two);
+    assert_int_equal(next_id(&f, &one), 10);
+    EVENT(&f, catalog_encode_drop(&w, CATALOG_QUEUE_DROP, 11)); /* where one stands */
+    EVENT(&f, catalog_encode_drop(&w, CATALOG_QUEUE_DROP, 10)); /* behind it, where two stands */
+    EVENT(&f, catalog_encode_drop(&w, CATALOG_QUEUE_DROP, 12));
+    put(&f, 20);
+    assert_int_equal(next_id(&f, &two), 13);
+    for (uint64_t id = 13; id < 19; id++)
+        assert_int_equal(next_id(&f, &one), id);
+    EVENT(&f, catalog_encode_drop(&w, CATALOG_QUEUE_DROP, 19)); /* the last that counts */
+    assert_int_equal(next_id(&f, &one), 0);
+    EVENT(&f, catalog_encode_drop(&w, CATALOG_QUEUE_DROP, 20));
+    assert_int_equal(next_id(&f, &one), 0);
+    put(&f, 21);
+    assert_int_equal(next_id(&f, &one), 0);
+    catalog_walk_end(&one);
+    assert_int_equal(next_id(&f, &two), 14);
+    catalog_walk_end(&two);
+    catalog_walk_begin(&f.catalog, &one);
+    for (uint64_t id = 13; id < 19; id++)
+        assert_int_equal(next_id(&f, &one), id);
+    assert_int_equal(next_id(&f, &one), 21);
+    assert_int_equal(next_id(&f, &one), 0);
+    catalog_walk_end(&one);
+    teardown(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(events_and_snapshot),
         cmocka_unit_test(drops),
         cmocka_unit_test(nonsense),
+        cmocka_unit_test(walks),
         cmocka_unit_test(alternates_find_each_other),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

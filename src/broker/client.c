@@ -115,7 +115,7 @@ static bool connection_count(struct worker *worker)
     uint32_t most = worker->options.connections_max;
 
     if (!worker->options.connections)
-        return !most || worker->client_count < most;
+        return !most || worker->opened - worker->closed < most;
     uint32_t before =
         atomic_fetch_add_explicit(worker->options.connections, 1, memory_order_relaxed);
     if (!most || before < most)
@@ -137,7 +137,7 @@ struct client *client_open(struct worker *worker, const struct client_options *o
         fail(failure, E_CLOSED, "the broker is stopping");
         return NULL;
     }
-    if (!connection_count(worker)) {
+    if (!options->is_operator && !connection_count(worker)) {
         fail(failure, E_LIMIT, "connection refused: connection limit (%u) is reached",
              worker->options.connections_max);
         return NULL;
@@ -157,6 +157,7 @@ struct client *client_open(struct worker *worker, const struct client_options *o
     map_put_number(&worker->clients_by_id, client->id, client);
     list_append(&worker->clients, &client->link);
     worker->client_count++;
+    worker->opened += !options->is_operator;
     return client;
 }
 
@@ -197,7 +198,9 @@ void client_close(struct client *client)
     }
     list_remove(&client->link);
     client->worker->client_count--;
-    connection_uncount(client->worker);
+    client->worker->closed += !client->options.is_operator;
+    if (!client->options.is_operator)
+        connection_uncount(client->worker);
 }
 
 struct client *worker_client(const struct worker *worker, uint64_t id)
@@ -262,8 +265,17 @@ static void login_over(struct login *login);
 
 static void logged_in(struct client *client, const struct user *user)
 {
-    free(client->user);
-    client->user = memory_text(slice_text(user->name));
+    bool is_another = client->user && strcmp(client->user, user->name) != 0;
+
+    if (!client->user || is_another) {
+        free(client->user);
+        client->user = memory_text(slice_text(user->name));
+    }
+    if (is_another) { /* what was found out is about the one before */
+        client->permission = NULL;
+        route_cache_free(client->routes);
+        client->routes = NULL;
+    }
     client->may_impersonate = listed(user->tags, slice_text("impersonator"));
 }
 
@@ -401,8 +413,10 @@ int broker_enter(struct client *client, struct request *request, struct slice na
     else if (!catalog_permission(&client->worker->catalog, slice_text(client->user), vhost))
         fail(&request->failure, E_DENIED, "access to vhost '%.*s' refused for user '%s'",
              SLICE_ARGS(name), client->user);
-    else
+    else if (client->vhost != vhost) {
         client->vhost = vhost;
+        client->permission = NULL;
+    }
     return request_end(request);
 }
 
@@ -439,6 +453,22 @@ struct slice client_user(const struct client *client)
 bool client_may_impersonate(const struct client *client)
 {
     return client->may_impersonate;
+}
+
+bool client_has_tag(const struct client *client, const char *tag)
+{
+    const struct user *user =
+        client->user ? catalog_user(&client->worker->catalog, slice_text(client->user)) : NULL;
+
+    return user && listed(user->tags, slice_text(tag));
+}
+
+const char *client_tags(const struct client *client)
+{
+    const struct user *user =
+        client->user ? catalog_user(&client->worker->catalog, slice_text(client->user)) : NULL;
+
+    return user ? user->tags : "";
 }
 
 struct account *client_account(struct client *client)

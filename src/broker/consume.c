@@ -224,7 +224,7 @@ static bool get_now(struct request *request, struct hosted *hosted)
             .redelivered = item.redelivered,
             .count = item.count,
         };
-        worker->delivered++;
+        worker->delivered += !request->client->is_proxy;
         if (request->settles_itself)
             queue_settle(queue, item.sequence, SETTLE_DELIVERED);
         else

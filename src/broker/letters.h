@@ -8,7 +8,7 @@
  *
  *   asking worker                                    worker that has the queue, or the catalog
  *     ASK_* (token)             ------------------>    does it in the name of a proxy
- *     ANSWER (token)            <------------------
+ *     ANSWER (token)            <------------------    QUEUES and REPORT are answers, too
  *     PUBLISH (ticket)          ------------------>
  *     CONFIRM (last ticket)     <------------------    in the order of the tickets
  *     CREDIT                    <------------------    for bytes of publishes that are dealt with
@@ -45,7 +45,11 @@ enum letter {
     LETTER_ASK_PART,
     LETTER_ASK_DECISION,
     LETTER_ASK_END,
+    LETTER_ASK_QUEUES,
+    LETTER_ASK_REPORT, /* struct letter_ask */
     LETTER_ANSWER,
+    LETTER_QUEUES,
+    LETTER_REPORT,
     LETTER_PUBLISH,
     LETTER_CONFIRM,
     LETTER_CREDIT,
@@ -100,6 +104,28 @@ struct letter_ask_delete {
 
 /* As mail_events.dropped. */
 void letter_dropped(void *context, unsigned kind, struct slice letter);
+
+/* How these queues are that live over there. */
+struct letter_ask_queues {
+    struct letter_ask ask;
+    uint32_t count; /* ids, 8 bytes each, follow */
+};
+
+struct queue_numbers {
+    bool is_there; /* the catalog has it */
+    bool has_counts;
+    struct queue_counts counts;
+};
+
+struct letter_queues {
+    uint64_t token;
+    struct queue_numbers at[]; /* in the order asked for */
+};
+
+struct letter_report {
+    uint64_t token;
+    struct worker_report report;
+};
 
 struct letter_answer {
     uint64_t token;

@@ -327,7 +327,11 @@ static void (*const readers[LETTERS])(struct peer *peer, unsigned kind, struct s
     [LETTER_ASK_PART] = peer_part_received,
     [LETTER_ASK_DECISION] = peer_part_received,
     [LETTER_ASK_END] = peer_part_received,
+    [LETTER_ASK_QUEUES] = peer_look_received,
+    [LETTER_ASK_REPORT] = peer_answer_received,
     [LETTER_ANSWER] = peer_ask_received,
+    [LETTER_QUEUES] = peer_look_received,
+    [LETTER_REPORT] = peer_look_received,
     [LETTER_PUBLISH] = peer_answer_received,
     [LETTER_CONFIRM] = peer_ask_received,
     [LETTER_CREDIT] = worker_received,
@@ -407,8 +411,10 @@ void peers_free(struct worker *worker)
 {
     EACH_PEER (worker, peer) {
         struct map_cursor cursor = {0};
-        for (struct request *request; (request = map_next(&peer->asked, &cursor));)
+        for (struct request *request; (request = map_next(&peer->asked, &cursor));) {
             free(request->internal);
+            request->internal = NULL; /* several peers may have been asked */
+        }
         peer_answer_free(peer);
         map_fini(&peer->asked);
         map_fini(&peer->subscriptions);

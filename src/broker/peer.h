@@ -110,6 +110,20 @@ uint64_t peer_publish(struct peer *peer, const struct message *message,
 /* Has it room for publishes? */
 bool peer_has_credit(const struct peer *peer);
 
+/* ---- looking, see look.c (peer_look.c) ---- */
+
+void peer_look_received(struct peer *peer, unsigned kind, struct slice letter);
+
+/* Asks for the numbers of those queues that live over there: the request awaits one answer more.
+ * They go, in order, to listing_numbers(). */
+void peer_ask_queues(struct request *request, struct peer *peer, const uint64_t *ids,
+                     uint32_t count);
+void listing_numbers(struct request *request, const struct peer *peer,
+                     const struct queue_numbers *numbers);
+
+/* The same for the report of that worker, which goes to the request's target. */
+void peer_ask_report(struct request *request, struct peer *peer);
+
 /* ---- transactions, see part.h (peer_transact.c) ---- */
 
 /* Of the client's worker. */

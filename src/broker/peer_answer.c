@@ -11,6 +11,8 @@ struct asked {
     struct peer *peer;
     uint64_t token;
     bool has_counts;
+    bool is_report; /* the answer is: */
+    struct worker_report report;
 };
 
 /* A consumer of the peer's, in a queue that is hosted here. */
@@ -66,10 +68,24 @@ static void answer(struct asked *asked)
     free(asked);
 }
 
+static void answer_report(struct asked *asked)
+{
+    struct letter_report *letter = peer_write(asked->peer, LETTER_REPORT, sizeof *letter);
+
+    *letter = (struct letter_report){asked->token, asked->report};
+    list_remove(&asked->link);
+    free(asked);
+}
+
 static void completed(void *session, struct request *request)
 {
+    struct asked *asked = CONTAINER_OF(request, struct asked, request);
+
     (void)session;
-    answer(CONTAINER_OF(request, struct asked, request));
+    if (asked->is_report)
+        answer_report(asked);
+    else
+        answer(asked);
 }
 
 static int deliver(void *session, void *cookie, const struct delivery *delivery)
@@ -236,6 +252,14 @@ static void delete (struct peer *peer, const struct letter_ask_delete *letter)
         queue ? delete_here(&asked->request, queue, letter->if_unused, letter->if_empty) : DONE);
 }
 
+static void report(struct peer *peer, const struct letter_ask *letter)
+{
+    struct asked *asked = begin(peer, letter);
+
+    asked->is_report = true;
+    report_work(&asked->request, &asked->report);
+}
+
 static void change(struct peer *peer, struct slice bytes)
 {
     const struct letter_ask *letter = (const void *)bytes.data;
@@ -328,6 +352,9 @@ void peer_answer_received(struct peer *peer, unsigned kind, struct slice letter)
         break;
     case LETTER_ASK_DELETE:
         delete (peer, data);
+        break;
+    case LETTER_ASK_REPORT:
+        report(peer, data);
         break;
     case LETTER_ASK_CHANGE:
         change(peer, letter);

@@ -555,7 +555,7 @@ int publish_routed(struct client *client, struct publish *publish, struct catalo
         result = publish_to(client, queues[0]->place, publish, queues, 1, &mark);
     else if (publish->queues > 1)
         result = publish_to_all(client, publish, queues, &mark);
-    client->worker->published += publish->queues > 0 && result == 0;
+    client->worker->published += publish->queues > 0 && result == 0 && !client->is_proxy;
     if (!publish->publisher)
         return result;
     publisher_add(publish->publisher, mark, result == 0);

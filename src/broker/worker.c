@@ -14,6 +14,7 @@ void worker_options_default(struct worker_options *options)
         .handshake_ms = 10000,
         .message_size_max = 16u << 20,
         .product_name = "RabbitMQ",
+        .product_version = "4.3.0",
         .cluster_name = "sluice",
         .node_name = "sluice",
         .default_vhost = "/",
@@ -56,15 +57,31 @@ static void tell(struct task *task)
     }
 }
 
+/* A slice of each job, as many as the turn allows; those that had to wait are first in the next. */
+static void jobs_slice(struct worker *worker)
+{
+    uint64_t start_ns = loop_precise_ns(worker->loop);
+    struct list now;
+
+    list_init(&now);
+    list_move_all(&now, &worker->jobs);
+    for (struct list *link; (link = list_take_first(&now));) {
+        struct request *request = CONTAINER_OF(link, struct request, link);
+        list_append(&worker->jobs, link); /* from where the slice may take it off itself */
+        if (request->slice(request))
+            request_go_on(request);
+        if (loop_precise_ns(worker->loop) - start_ns >= TURN_SLICE_NS)
+            break;
+    }
+    list_move_all(&now, &worker->jobs);
+    list_move_all(&worker->jobs, &now);
+}
+
 static void work(struct task *task)
 {
     struct worker *worker = CONTAINER_OF(task, struct worker, work);
 
-    LIST_EACH (&worker->jobs, link) {
-        struct request *request = CONTAINER_OF(link, struct request, link);
-        if (request->slice(request))
-            request_go_on(request);
-    }
+    jobs_slice(worker);
     bool done = parts_slice(worker);
     for (unsigned i = 0; i < worker->shard_count; i++)
         done = shard_discard_slice(worker->shards[i]) && done;
@@ -358,8 +375,11 @@ void worker_free(struct worker *worker)
 
 static void requests_abandon(struct list *requests)
 {
-    for (struct list *link; (link = list_take_first(requests));)
-        free(CONTAINER_OF(link, struct request, link)->internal);
+    for (struct list *link; (link = list_take_first(requests));) {
+        struct request *request = CONTAINER_OF(link, struct request, link);
+        free(request->internal);
+        request->internal = NULL; /* a peer's is in its list, too */
+    }
 }
 
 void worker_abandon(struct worker *worker)

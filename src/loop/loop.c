@@ -170,6 +170,7 @@ void loop_turn_end(struct loop *loop)
 #endif
     uint64_t spent = loop->functions->precise_ns(loop) - loop->turn_began_ns;
     statistics->turns++;
+    statistics->turns_ns += spent;
     if (spent > TURN_LONG_NS)
         statistics->long_turns++;
     if (spent > statistics->longest_turn_ns)

@@ -43,6 +43,7 @@ void loop_random_bytes(struct loop *loop, void *memory,
 
 struct loop_statistics {
     uint64_t turns;
+    uint64_t turns_ns; /* spent in turns, not waiting */
     uint64_t long_turns;
     uint64_t longest_turn_ns;
 };

@@ -5,12 +5,9 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-/* What clients look at to know what they may use; see the page on compatibility for why it says
- * RabbitMQ. */
-#define COMPATIBLE_VERSION "4.3.0"
-#define CLOSE_TIMEOUT_NS   (30000 * NANOSECONDS_PER_MS) /* for close-ok to come */
-#define TICK_MAX_NS        (5000 * NANOSECONDS_PER_MS)
-#define TICK_HANDSHAKE_NS  (250 * NANOSECONDS_PER_MS)
+#define CLOSE_TIMEOUT_NS  (30000 * NANOSECONDS_PER_MS) /* for close-ok to come */
+#define TICK_MAX_NS       (5000 * NANOSECONDS_PER_MS)
+#define TICK_HANDSHAKE_NS (250 * NANOSECONDS_PER_MS)
 
 void session_finish(struct session *session)
 {
@@ -102,7 +99,7 @@ static void send_start(struct session *session)
     fields_put_text(&w, "platform", slice_text("sluice " SLUICE_VERSION));
     fields_put_text(&w, "product", slice_text(session->settings->product_name));
     fields_put_text(&w, "sluice_version", slice_text(SLUICE_VERSION));
-    fields_put_text(&w, "version", slice_text(COMPATIBLE_VERSION));
+    fields_put_text(&w, "version", slice_text(session->settings->product_version));
 
     struct method start = {.id = METHOD_connection_start};
     start.connection_start.version_major = 0;

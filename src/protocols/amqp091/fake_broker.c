@@ -122,6 +122,7 @@ void fake_init(struct worker *worker, uint64_t seed, unsigned pending_percent)
                      .handshake_ms = 10000,
                      .message_size_max = 16777216,
                      .product_name = "RabbitMQ",
+                     .product_version = "4.3.0",
                      .cluster_name = "fake",
                      .node_name = "fake@test",
                      .default_vhost = "/"},

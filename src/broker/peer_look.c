@@ -1,0 +1,93 @@
+/* Peers: asking how the queues over there are, and for that worker's report; and answering. */
+#include "broker/peer.h"
+
+/* ---- asking ---- */
+
+void peer_ask_queues(struct request *request, struct peer *peer, const uint64_t *ids,
+                     uint32_t count)
+{
+    struct letter_ask_queues *letter =
+        peer_ask(peer, LETTER_ASK_QUEUES, sizeof *letter + count * sizeof ids[0], request, 0);
+
+    letter->count = count;
+    memcpy(letter + 1, ids, count * sizeof ids[0]);
+    request->awaited++;
+}
+
+void peer_ask_report(struct request *request, struct peer *peer)
+{
+    peer_ask(peer, LETTER_ASK_REPORT, sizeof(struct letter_ask), request, 0);
+    request->awaited++;
+}
+
+static struct request *answered(struct peer *peer, uint64_t token)
+{
+    struct request *request = map_remove_number(&peer->asked, token);
+
+    ASSERT(request && request->awaited > 0);
+    return request;
+}
+
+static void queues_came(struct peer *peer, const struct letter_queues *letter)
+{
+    listing_numbers(answered(peer, letter->token), peer, letter->at);
+}
+
+static void report_came(struct peer *peer, const struct letter_report *letter)
+{
+    struct request *request = answered(peer, letter->token);
+    struct worker_report *reports = request->target;
+
+    reports[peer->index] = letter->report;
+    if (--request->awaited == 0)
+        request_go_on(request);
+}
+
+/* ---- answering ---- */
+
+static struct queue_numbers numbers_of(const struct worker *worker, uint64_t id)
+{
+    const struct catalog_queue *queue = catalog_queue_by_id(&worker->catalog, id);
+    struct queue_numbers numbers = {.is_there = queue != NULL};
+
+    if (queue && queue->hosted) {
+        numbers.has_counts = true;
+        numbers.counts = (struct queue_counts){
+            .ready = queue->hosted->queue.ready,
+            .leased = queue->hosted->queue.leased,
+            .consumers = queue->hosted->queue.consumers,
+        };
+    }
+    return numbers;
+}
+
+/* At most LISTING_PAGE of them. */
+static void tell_queues(struct peer *peer, const struct letter_ask_queues *asked)
+{
+    const uint64_t *ids = (const uint64_t *)(asked + 1);
+    struct letter_queues *letter =
+        peer_write(peer, LETTER_QUEUES, sizeof *letter + asked->count * sizeof letter->at[0]);
+
+    letter->token = asked->ask.token;
+    for (uint32_t i = 0; i < asked->count; i++)
+        letter->at[i] = numbers_of(peer->place.worker, ids[i]);
+}
+
+void peer_look_received(struct peer *peer, unsigned kind, struct slice letter)
+{
+    const void *data = letter.data;
+
+    switch (kind) {
+    case LETTER_ASK_QUEUES:
+        tell_queues(peer, data);
+        break;
+    case LETTER_QUEUES:
+        queues_came(peer, data);
+        break;
+    case LETTER_REPORT:
+        report_came(peer, data);
+        break;
+    default:
+        ASSERT(false); /* peer.c's table says whose a letter is */
+    }
+}
