@@ -14,6 +14,9 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BUILD = os.environ.get("SLUICE_BUILD", os.path.join(ROOT, "build"))
 BENCH = os.path.join(BUILD, "sluice-bench")
 SLUICE = os.path.join(BUILD, "sluice")
+
+# Several brokers on one machine would want the same ports of the management API and of metrics.
+NO_OPERATORS = ["--set", "management.tcp.port=none", "--set", "prometheus.tcp.port=none"]
 RABBITMQ_SERVER = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 60
@@ -153,7 +156,7 @@ class Sluice(Broker):
     def start(self):
         data = os.path.join(self.directory, "data")
         return self.spawn([SLUICE, "--data-dir", data, "--set",
-                           "listeners.tcp.1=127.0.0.1:%d" % self.port])
+                           "listeners.tcp.1=127.0.0.1:%d" % self.port, *NO_OPERATORS])
 
     @staticmethod
     def version():

@@ -9,6 +9,8 @@
 #include "loop/real_watchdog.h"
 #include "net/server.h"
 #include "protocols/amqp091/session.h"
+#include "protocols/http/management.h"
+#include "protocols/http/metrics.h"
 #include "store/local/local.h"
 #include "store/local/shards.h"
 
@@ -29,6 +31,20 @@
 
 _Static_assert(SETTINGS_WORKERS_MAX <= MAIL_MEMBERS_MAX, "every worker has a mailbox");
 
+/* What a listener speaks. */
+enum service { SERVICE_AMQP, SERVICE_MANAGEMENT, SERVICE_METRICS, SERVICES };
+
+/* Connections of operators are few; so many are a mistake, or an attack. */
+#define OPERATORS_MAX 1000u
+
+#define LISTENERS_MAX (SETTINGS_LISTENERS_MAX + 2)
+
+struct listening {
+    const struct listener_setting *where;
+    enum service service;
+    struct server_group *group; /* NULL: there is one worker */
+};
+
 /* One worker's thread and what is its own. */
 struct member {
     struct process *process;
@@ -38,8 +54,9 @@ struct member {
     struct store **stores;
     unsigned store_count;
     struct worker *worker;
-    struct server *servers[SETTINGS_LISTENERS_MAX];
+    struct server *servers[LISTENERS_MAX];
     unsigned server_count;
+    struct http_site sites[SERVICES]; /* of the services that are HTTP */
     struct timer drained;
 
     struct post begin; /* to the member: open your servers */
@@ -58,7 +75,8 @@ struct process {
     unsigned worker_count, shard_count;
     struct member *members;
     struct office *office; /* NULL: there is one worker */
-    struct server_group *groups[SETTINGS_LISTENERS_MAX];
+    struct listening listening[LISTENERS_MAX];
+    unsigned listening_count;
     struct watchdog *watchdog;
     _Atomic uint32_t connections;
     _Atomic bool start_failed; /* storage is as it was found; files may still be open */
@@ -184,12 +202,43 @@ static void on_hangup(void *context, int signal_number)
 
 /* ---- starting: servers ---- */
 
+static const char *const service_names[SERVICES] = {
+    [SERVICE_AMQP] = "AMQP 0-9-1",
+    [SERVICE_MANAGEMENT] = "the management API",
+    [SERVICE_METRICS] = "metrics",
+};
+
+static struct http_site *site_of(struct member *member, enum service service)
+{
+    const struct settings *s = member->process->settings;
+    struct http_site *site = &member->sites[service];
+
+    *site = (struct http_site){
+        .worker = member->worker,
+        .realm = "RabbitMQ Management",
+        .idle_timeout_ms = s->management_idle_timeout_ms,
+        .request_timeout_ms = s->management_request_timeout_ms,
+        .started_ns = member->process->started_ns,
+    };
+    site->routes = service == SERVICE_MANAGEMENT ? management_routes(&site->route_count)
+                                                 : metrics_routes(&site->route_count);
+    return site;
+}
+
+static struct server_protocol protocol_of(struct member *member, enum service service)
+{
+    if (service == SERVICE_AMQP)
+        return (struct server_protocol){&amqp091_protocol, member->worker};
+    return (struct server_protocol){&http_protocol, site_of(member, service)};
+}
+
 static int listen_on(struct member *member, unsigned listener)
 {
     struct process *process = member->process;
     const struct settings *s = process->settings;
-    const struct listener_setting *where = &s->amqp.at[listener];
-    struct server_protocol protocols[] = {{&amqp091_protocol, member->worker}};
+    const struct listening *listening = &process->listening[listener];
+    const struct listener_setting *where = listening->where;
+    struct server_protocol protocols[] = {protocol_of(member, listening->service)};
     struct server_options server = {
         .loop = member->loop,
         .logger = process->logger,
@@ -200,11 +249,12 @@ static int listen_on(struct member *member, unsigned listener)
                    .keepalive = s->tcp.keepalive,
                    .send_buffer = s->tcp.send_buffer,
                    .receive_buffer = s->tcp.receive_buffer},
-        .group = process->groups[listener],
+        .group = listening->group,
         .member = member->index,
         .protocols = protocols,
         .protocol_count = 1,
         .handshake_ms = s->handshake_timeout_ms,
+        .connections_max = listening->service == SERVICE_AMQP ? 0 : OPERATORS_MAX,
     };
     struct failure failure;
 
@@ -215,7 +265,7 @@ static int listen_on(struct member *member, unsigned listener)
     }
     member->server_count++;
     if (member->index == 0)
-        log_info(process->logger, "start", "AMQP 0-9-1 on %s port %u",
+        log_info(process->logger, "start", "%s on %s port %u", service_names[listening->service],
                  where->host[0] ? where->host : "every address",
                  server_port(member->servers[listener]));
     return 0;
@@ -227,7 +277,7 @@ static void begin_member(struct post *post)
     struct process *process = member->process;
 
     member->opened = 0;
-    for (unsigned i = 0; i < process->settings->amqp.count && member->opened == 0; i++)
+    for (unsigned i = 0; i < process->listening_count && member->opened == 0; i++)
         member->opened = listen_on(member, i);
     loop_post(process->members[0].loop, &member->has_opened);
 }
@@ -473,8 +523,16 @@ static void make_offices(struct process *process)
     if (process->worker_count == 1)
         return;
     process->office = office_new(process->worker_count);
-    for (unsigned i = 0; i < process->settings->amqp.count; i++)
-        process->groups[i] = server_group_new(process->worker_count, SPREAD_COUNTED);
+    for (unsigned i = 0; i < process->listening_count; i++)
+        process->listening[i].group = server_group_new(process->worker_count, SPREAD_COUNTED);
+}
+
+static void add_listening(struct process *process, const struct listeners_setting *listeners,
+                          enum service service)
+{
+    for (unsigned i = 0; i < listeners->count; i++)
+        process->listening[process->listening_count++] =
+            (struct listening){.where = &listeners->at[i], .service = service};
 }
 
 static int handle_signals(struct process *process, struct failure *failure)
@@ -502,6 +560,9 @@ static int prepare(struct process *process, struct failure *failure)
         result = handle_signals(process, failure);
     if (result == 0)
         result = watchdog_new(process->logger, WATCHDOG_LIMIT_MS, &process->watchdog, failure);
+    add_listening(process, &process->settings->amqp, SERVICE_AMQP);
+    add_listening(process, &process->settings->management, SERVICE_MANAGEMENT);
+    add_listening(process, &process->settings->prometheus, SERVICE_METRICS);
     if (result == 0)
         make_offices(process);
     return result;
@@ -548,8 +609,8 @@ static void tear_down(struct process *process)
             loop_free(process->members[i].loop);
     }
     /* behind the loops, which hear the last bells */
-    for (unsigned i = 0; i < process->settings->amqp.count && process->groups[i]; i++)
-        server_group_free(process->groups[i]);
+    for (unsigned i = 0; i < process->listening_count && process->listening[i].group; i++)
+        server_group_free(process->listening[i].group);
     if (process->office)
         office_free(process->office);
     free(process->members);

@@ -74,6 +74,16 @@ static read_value read_number, read_count, read_size, read_boolean, read_text, r
 static const struct setting table[] = {
     GROUPED("listeners.tcp", "none, [HOST:]PORT", "5672", "where AMQP is served; none: nowhere"),
     GROUPED("listeners.tcp.$", "[HOST:]PORT", NULL, "one of several places where AMQP is served"),
+    GROUPED("management.tcp.port", "none, PORT", "15672", "where the management API is served"),
+    GROUPED("management.tcp.ip", "address", NULL, "the same: on this address alone"),
+    NUMBER("management.tcp.idle_timeout", "milliseconds", "60000",
+           "until a connection on which nothing moves is closed", management_idle_timeout_ms, 100,
+           86400000),
+    NUMBER("management.tcp.request_timeout", "milliseconds", "5000",
+           "from the first byte of a request to its last header", management_request_timeout_ms,
+           100, 86400000),
+    GROUPED("prometheus.tcp.port", "none, PORT", "15692", "where metrics are served"),
+    GROUPED("prometheus.tcp.ip", "address", NULL, "the same: on this address alone"),
     NUMBER("tcp_listen_options.backlog", "number", "128", "connections waiting to be accepted",
            tcp.backlog, 1, 65535),
     BOOLEAN("tcp_listen_options.nodelay", "true", "send small packets at once", tcp.no_delay),
@@ -358,6 +368,14 @@ static int read_locator(const struct reading *reading, const struct setting *set
 
 /* ---- listeners ---- */
 
+static const struct conf_entry *entry_of(const struct reading *reading, const char *key)
+{
+    for (size_t i = 0; i < reading->conf->count; i++)
+        if (strcmp(reading->conf->entries[i].key, key) == 0)
+            return &reading->conf->entries[i];
+    return NULL;
+}
+
 /* PORT, HOST:PORT, ADDRESS:PORT where an IPv6 address may stand in brackets. */
 static int parse_listener(const struct reading *reading, const struct conf_entry *entry,
                           struct listener_setting *listener)
@@ -420,6 +438,45 @@ static int read_listeners(const struct reading *reading)
     return 0;
 }
 
+/* A listener with its address and its port in two keys. */
+static int read_web_listener(const struct reading *reading, const char *port_key,
+                             const char *ip_key, unsigned standard,
+                             struct listeners_setting *listeners)
+{
+    const struct conf_entry *port = entry_of(reading, port_key), *ip = entry_of(reading, ip_key);
+    struct listener_setting *listener = &listeners->at[0];
+    const char *rest;
+    uint64_t number = standard + reading->port_offset;
+
+    listeners->count = 0;
+    if (port && strcmp(port->value, "none") == 0)
+        return 0;
+    if (port && (!parse_number(port->value, &number, &rest) || *rest || number > UINT16_MAX))
+        return refuse(reading, port, "expected a port or none");
+    if (number > UINT16_MAX)
+        return fail(reading->failure, E_INVALID, "--port-offset %u: ports end at 65535",
+                    reading->port_offset);
+    if (ip && strlen(ip->value) >= sizeof listener->host)
+        return refuse(reading, ip, "the address is longer than %zu bytes",
+                      sizeof listener->host - 1);
+    *listener = (struct listener_setting){.port = (uint16_t)number};
+    if (ip)
+        memcpy(listener->host, ip->value, strlen(ip->value));
+    listeners->count = 1;
+    return 0;
+}
+
+static int read_web_listeners(const struct reading *reading)
+{
+    int result = read_web_listener(reading, "management.tcp.port", "management.tcp.ip", 15672,
+                                   &reading->settings->management);
+
+    if (result == 0)
+        result = read_web_listener(reading, "prometheus.tcp.port", "prometheus.tcp.ip", 15692,
+                                   &reading->settings->prometheus);
+    return result;
+}
+
 /* ---- lists that are written as one key for each element ---- */
 
 /* PREFIX.NAME = true for each name, joined with commas. What is there without any is `standard`. */
@@ -473,14 +530,6 @@ static int read_users_and_tags(const struct reading *reading)
 }
 
 /* ---- watermarks ---- */
-
-static const struct conf_entry *entry_of(const struct reading *reading, const char *key)
-{
-    for (size_t i = 0; i < reading->conf->count; i++)
-        if (strcmp(reading->conf->entries[i].key, key) == 0)
-            return &reading->conf->entries[i];
-    return NULL;
-}
 
 static int parse_fraction(const struct reading *reading, const struct conf_entry *entry,
                           double high, double *value)
@@ -646,6 +695,8 @@ static int read_groups(const struct reading *reading)
 {
     int result = read_listeners(reading);
 
+    if (result == 0)
+        result = read_web_listeners(reading);
     if (result == 0)
         result = read_users_and_tags(reading);
     if (result == 0)

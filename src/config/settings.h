@@ -28,7 +28,9 @@ struct watermark_setting {
 };
 
 struct settings {
-    struct listeners_setting amqp; /* listeners.tcp: default 5672 */
+    struct listeners_setting amqp;                   /* listeners.tcp: default 5672 */
+    struct listeners_setting management, prometheus; /* one or none: default 15672, 15692 */
+    uint32_t management_idle_timeout_ms, management_request_timeout_ms;
     struct {
         int backlog, send_buffer, receive_buffer;
         bool no_delay, keepalive;

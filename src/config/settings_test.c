@@ -87,6 +87,33 @@ static void test_defaults(void **state)
     assert_int_equal(s->checkpoint_bytes, 256 << 20);
 }
 
+static void test_web_listeners(void **state)
+{
+    (void)state;
+    const struct settings *s = &good("")->settings;
+    assert_int_equal(s->management.count, 1);
+    assert_int_equal(s->management.at[0].port, 15672);
+    assert_string_equal(s->management.at[0].host, "");
+    assert_int_equal(s->prometheus.at[0].port, 15692);
+    assert_int_equal(s->management_idle_timeout_ms, 60000);
+    s = &good("management.tcp.port = 8080\nmanagement.tcp.ip = ::1\nprometheus.tcp.port = none")
+             ->settings;
+    assert_int_equal(s->management.at[0].port, 8080);
+    assert_string_equal(s->management.at[0].host, "::1");
+    assert_int_equal(s->prometheus.count, 0);
+    s = &good("management.tcp.ip = 127.0.0.1")->settings;
+    assert_int_equal(s->management.at[0].port, 15672);
+    assert_string_equal(s->management.at[0].host, "127.0.0.1");
+    assert_int_equal(
+        good("management.tcp.port = none\nmanagement.tcp.ip = ::1")->settings.management.count, 0);
+    bad("management.tcp.port = 65536", "f:1: management.tcp.port = 65536: expected a port or none");
+    bad("prometheus.tcp.port = 1x", "expected a port or none");
+    bad("management.tcp.ip = "
+        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+        "longer than 63 bytes");
+    bad("management.tcp.idle_timeout = 0", "expected a number");
+}
+
 static void test_listeners(void **state)
 {
     (void)state;
@@ -354,14 +381,12 @@ static void test_keys_without_effect(void **state)
         "log.syslog",
         "log.journald",
         "log.connection.level",
-        "management.tcp.port",
         "management.ssl.port",
         "management.path_prefix",
         "management.cors.allow_origins.1",
         "management.sample_retention_policies.global.minute",
         "management.listener.port",
         "collect_statistics_interval",
-        "prometheus.tcp.port",
         "prometheus.return_per_object_metrics",
         "mqtt.allow_anonymous",
         "mqtt.vhost",
@@ -443,17 +468,12 @@ static void test_help_lists_each_key(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults),
-        cmocka_unit_test(test_listeners),
-        cmocka_unit_test(test_port_offset),
-        cmocka_unit_test(test_sizes),
-        cmocka_unit_test(test_watermarks),
-        cmocka_unit_test(test_users),
-        cmocka_unit_test(test_ranges),
-        cmocka_unit_test(test_log),
-        cmocka_unit_test(test_keys_without_effect),
-        cmocka_unit_test(test_unknown_keys),
-        cmocka_unit_test(test_help_lists_each_key),
+        cmocka_unit_test(test_defaults),      cmocka_unit_test(test_listeners),
+        cmocka_unit_test(test_web_listeners), cmocka_unit_test(test_port_offset),
+        cmocka_unit_test(test_sizes),         cmocka_unit_test(test_watermarks),
+        cmocka_unit_test(test_users),         cmocka_unit_test(test_ranges),
+        cmocka_unit_test(test_log),           cmocka_unit_test(test_keys_without_effect),
+        cmocka_unit_test(test_unknown_keys),  cmocka_unit_test(test_help_lists_each_key),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

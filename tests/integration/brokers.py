@@ -16,6 +16,9 @@ BUILD = os.path.join(ROOT, os.environ.get("SLUICE_TEST_BUILD", "build"))
 WORKERS = os.environ.get("SLUICE_TEST_WORKERS", "4")
 START_TIMEOUT_S = 20
 
+# Several brokers on one machine would want the same ports; tests of these services say which.
+NO_OPERATORS = {"management.tcp.port": "none", "prometheus.tcp.port": "none"}
+
 
 def free_port():
     with socket.socket() as s:
@@ -104,7 +107,7 @@ class Sluice(Broker):
         command = [os.path.join(BUILD, "sluice"), "--data-dir", self.data]
         if not any(key.startswith("listeners.tcp") for key in self.settings):
             command += ["--set", f"listeners.tcp.1=127.0.0.1:{self.port}"]
-        for key, value in {"workers": WORKERS, **self.settings}.items():
+        for key, value in {"workers": WORKERS, **NO_OPERATORS, **self.settings}.items():
             command += ["--set", f"{key}={value}"]
         return command
 

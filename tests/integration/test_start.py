@@ -63,7 +63,8 @@ def test_the_port_is_taken(own_broker):
 def test_the_directory_is_in_use(own_broker):
     broker = own_broker()
     result = subprocess.run(
-        [os.path.join(BUILD, "sluice"), "--data-dir", broker.data, "--set", "listeners.tcp=none"],
+        [os.path.join(BUILD, "sluice"), "--data-dir", broker.data, "--set", "listeners.tcp=none",
+         "--set", "management.tcp.port=none", "--set", "prometheus.tcp.port=none"],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20)
     assert result.returncode == 1
     assert f"is in use by process {broker.pid}" in result.stderr

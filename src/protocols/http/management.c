@@ -1,0 +1,130 @@
+#include "protocols/http/management_private.h"
+
+#include "base/memory.h"
+
+#include <stdlib.h>
+
+static const struct http_route routes[] = {
+    {"GET", "api/overview", HTTP_USER, 4096, management_overview},
+    {"GET", "api/whoami", HTTP_USER, 4096, management_whoami},
+    {"GET", "api/queues", HTTP_USER, 4096, management_queues},
+    {"GET", "api/queues/*", HTTP_USER, 4096, management_queues_of_vhost},
+    {"GET", "api/queues/*/*", HTTP_USER, 4096, management_queue},
+};
+
+const struct http_route *management_routes(size_t *count)
+{
+    *count = sizeof routes / sizeof routes[0];
+    return routes;
+}
+
+/* ---- who am I ---- */
+
+static json_t *tags_of(const struct client *client)
+{
+    json_t *tags = json_array();
+
+    for (const char *at = client_tags(client); *at;) {
+        size_t size = strcspn(at, ",");
+        json_array_append_new(tags, http_json_text(slice_of(at, size)));
+        at += size + (at[size] == ',');
+    }
+    return tags;
+}
+
+void management_whoami(struct exchange *exchange)
+{
+    http_json_answer(exchange, 200,
+                     json_pack("{s:o, s:o, s:b}", "name",
+                               http_json_text(client_user(exchange->client)), "tags",
+                               tags_of(exchange->client), "is_internal_user", 1));
+}
+
+/* ---- overview ---- */
+
+struct overview {
+    unsigned workers;
+    struct worker_report reports[];
+};
+
+static json_t *number(uint64_t value)
+{
+    return json_integer(value > INT64_MAX ? INT64_MAX : (json_int_t)value);
+}
+
+static json_t *names_and_versions(const struct exchange *exchange)
+{
+    const struct broker_settings *settings = worker_settings(exchange->site->worker);
+
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s}", "management_version",
+                     settings->product_version, "rabbitmq_version", settings->product_version,
+                     "product_name", settings->product_name, "product_version",
+                     settings->product_version, "sluice_version", SLUICE_VERSION, "cluster_name",
+                     settings->cluster_name, "node", settings->node_name, "rates_mode", "none");
+}
+
+/* Of all virtual hosts: for those who may see all. */
+static void add_totals(json_t *answer, const struct exchange *exchange,
+                       const struct overview *overview)
+{
+    struct worker_report sum = {0};
+    struct catalog_counts counts;
+
+    for (unsigned i = 0; i < overview->workers; i++) {
+        const struct worker_report *report = &overview->reports[i];
+        sum.connections += report->connections;
+        sum.consumers += report->consumers;
+        sum.queues += report->queues;
+        sum.messages_ready += report->messages_ready;
+        sum.messages_leased += report->messages_leased;
+        sum.published += report->published;
+        sum.delivered += report->delivered;
+        sum.log.shards += report->log.shards;
+    }
+    broker_catalog_counts(exchange->client, &counts);
+    json_object_set_new(answer, "object_totals",
+                        json_pack("{s:o, s:o, s:o, s:o}", "connections", number(sum.connections),
+                                  "consumers", number(sum.consumers), "exchanges",
+                                  number(counts.exchanges), "queues", number(sum.queues)));
+    json_object_set_new(answer, "queue_totals",
+                        json_pack("{s:o, s:o, s:o}", "messages",
+                                  number(sum.messages_ready + sum.messages_leased),
+                                  "messages_ready", number(sum.messages_ready),
+                                  "messages_unacknowledged", number(sum.messages_leased)));
+    json_object_set_new(answer, "message_stats",
+                        json_pack("{s:o, s:o}", "publish", number(sum.published), "deliver_get",
+                                  number(sum.delivered)));
+    json_object_set_new(answer, "workers", number(overview->workers));
+    json_object_set_new(answer, "shards", number(sum.log.shards));
+}
+
+static void overview_came(struct exchange *exchange)
+{
+    json_t *answer = names_and_versions(exchange);
+
+    if (exchange->request.failure.code != 0) {
+        json_decref(answer);
+        exchange_fail_as(exchange, &exchange->request.failure);
+        return;
+    }
+    add_totals(answer, exchange, exchange->state);
+    http_json_answer(exchange, 200, answer);
+}
+
+void management_overview(struct exchange *exchange)
+{
+    unsigned workers = worker_of_how_many(exchange->site->worker);
+
+    if (!client_has_tag(exchange->client, "monitoring") &&
+        !client_has_tag(exchange->client, "administrator")) {
+        http_json_answer(exchange, 200, names_and_versions(exchange));
+        return;
+    }
+    struct overview *overview =
+        memory_new(sizeof *overview + workers * sizeof overview->reports[0]);
+    overview->workers = workers;
+    exchange->state = overview;
+    exchange->release = free;
+    exchange_wait(exchange, broker_report(exchange->client, &exchange->request, overview->reports),
+                  overview_came);
+}

@@ -1,0 +1,11 @@
+/* The handlers that the table of routes names. */
+#ifndef SLUICE_HTTP_MANAGEMENT_PRIVATE_H
+#define SLUICE_HTTP_MANAGEMENT_PRIVATE_H
+
+#include "protocols/http/json.h"
+#include "protocols/http/management.h"
+
+http_step management_overview, management_whoami;
+http_step management_queues, management_queues_of_vhost, management_queue;
+
+#endif

@@ -1,0 +1,335 @@
+"""The management API and the metrics, with curl, urllib, rabbitmqadmin and promtool."""
+
+import base64
+import glob
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import pika
+import pytest
+
+import brokers
+import raw_amqp
+from conftest import pika_connection
+
+pytestmark = pytest.mark.sluice_only
+
+GUEST = "Basic " + base64.b64encode(b"guest:guest").decode()
+
+
+@pytest.fixture
+def managed(own_broker):
+    """A function that starts a broker with both services, on ports of their own."""
+    def start(**settings):
+        ports = {"management.tcp.port": brokers.free_port(), "management.tcp.ip": "127.0.0.1",
+                 "prometheus.tcp.port": brokers.free_port(), "prometheus.tcp.ip": "127.0.0.1"}
+        broker = own_broker(settings={**ports, **settings})
+        broker.management = ports["management.tcp.port"]
+        broker.metrics = ports["prometheus.tcp.port"]
+        return broker
+    return start
+
+
+def ask(broker, path, method="GET", body=None, user=GUEST, **headers):
+    """Status, and the body as JSON if there is one."""
+    request = urllib.request.Request(f"http://127.0.0.1:{broker.management}/api/{path}",
+                                     data=body, method=method)
+    if user:
+        request.add_header("Authorization", user)
+    for name, value in headers.items():
+        request.add_header(name.replace("_", "-"), value)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            text = answer.read()
+            return answer.status, json.loads(text) if text else None
+    except urllib.error.HTTPError as error:
+        text = error.read()
+        return error.code, json.loads(text) if text else None
+
+
+def raw_http(port, request, more=b""):
+    """What comes back until the server closes."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as s:
+        s.sendall(request)
+        if more:
+            s.sendall(more)
+        answer = b""
+        while True:
+            try:
+                part = s.recv(65536)
+            except ConnectionResetError:
+                return answer
+            if not part:
+                return answer
+            answer += part
+
+
+def scrape(broker):
+    with urllib.request.urlopen(f"http://127.0.0.1:{broker.metrics}/metrics", timeout=60) as answer:
+        assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+        return answer.read().decode()
+
+
+def value(text, name):
+    return float(re.search(rf"^{re.escape(name)} (\S+)$", text, re.M).group(1))
+
+
+def test_queues_everywhere(managed):
+    broker = managed()
+    connections = [pika_connection(broker.port) for _ in range(4)]
+    for i, connection in enumerate(connections):
+        channel = connection.channel()
+        channel.queue_declare(f"q/{i}", durable=True, arguments={"x-max-length": 7})
+        for _ in range(i):
+            channel.basic_publish("", f"q/{i}", b"m", pika.BasicProperties(delivery_mode=2))
+        channel.queue_declare(f"own-{i}", exclusive=True, auto_delete=True)
+        channel.basic_consume(f"own-{i}", lambda *_: None)
+    for _ in range(4):  # of each worker, since connections go to each in turn
+        status, queues = ask(broker, "queues")
+        assert status == 200
+        by_name = {queue["name"]: queue for queue in queues}
+        assert len(queues) == len(by_name) == 8
+        assert sorted(by_name[f"q/{i}"]["worker"] for i in range(4)) == [0, 1, 2, 3]
+        for i in range(4):
+            queue = by_name[f"q/{i}"]
+            assert queue["messages"] == queue["messages_ready"] == i
+            assert queue["messages_unacknowledged"] == queue["consumers"] == 0
+            assert (queue["durable"], queue["auto_delete"], queue["exclusive"]) == (True, False,
+                                                                                   False)
+            assert queue["arguments"] == {"x-max-length": 7}
+            assert (queue["vhost"], queue["type"], queue["state"]) == ("/", "classic", "running")
+            assert queue["shard"] == queue["worker"] + 1
+            own = by_name[f"own-{i}"]
+            assert (own["exclusive"], own["auto_delete"], own["consumers"]) == (True, True, 1)
+            assert ask(broker, f"queues/%2F/q%2F{i}") == (200, queue)
+    assert len(ask(broker, "queues/%2F")[1]) == 8
+    status, overview = ask(broker, "overview")
+    assert status == 200
+    assert overview["object_totals"] == {"connections": 4, "consumers": 4, "exchanges": 7,
+                                         "queues": 8}
+    assert overview["queue_totals"]["messages"] == 6
+    assert overview["message_stats"]["publish"] == 6
+    assert overview["rabbitmq_version"].startswith("4.")
+    for connection in connections:
+        connection.close()
+    assert sorted(queue["name"] for queue in ask(broker, "queues")[1]) == [
+        f"q/{i}" for i in range(4)]
+
+
+def test_refusals(managed):
+    broker = managed()
+    assert ask(broker, "whoami") == (200, {"name": "guest", "tags": ["administrator"],
+                                           "is_internal_user": True})
+    assert ask(broker, "whoami", user=None)[0] == 401
+    wrong = "Basic " + base64.b64encode(b"guest:wrong").decode()
+    assert ask(broker, "whoami", user=wrong) == (401, {"error": "not_authorised",
+                                                       "reason": "Login failed"})
+    assert ask(broker, "nothing")[0] == 404
+    assert ask(broker, "queues/nowhere")[0] == 404
+    assert ask(broker, "queues/%2F/none")[0] == 404
+    assert ask(broker, "queues", method="DELETE")[0] == 405
+    assert ask(broker, "whoami", body=b"x" * 100000)[0] in (405, 413)
+    for request, status in [
+            (b"GET / HTTP/9.9\r\n\r\n", 505),
+            (b"what is this\r\n\r\n", 400),
+            (b"\0\1\2\3" * 100, 400),
+            (b"AMQP\0\0\x09\x01", 400),
+            (b"GET /api/whoami HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
+            (b"GET /api/whoami HTTP/1.1\r\n" + b"X: y\r\n" * 10000 + b"\r\n", 431),
+            (b"GET /api/whoami HTTP/1.1\r\nX: " + b"y" * 1000000, 431),
+            (b"GET /" + b"y" * 10000 + b" HTTP/1.1\r\nConnection: close\r\n\r\n", 414),
+            (b"GET /api/whoami HTTP/1.1\r\nAuthorization: " + GUEST.encode() +
+             b"\r\nContent-Length: 99999999999999\r\n\r\n", 413)]:
+        answer = raw_http(broker.management, request)
+        assert answer.startswith(f"HTTP/1.1 {status} ".encode()), (request[:50], answer[:200])
+    assert broker.process.poll() is None
+
+
+def test_tags_and_virtual_hosts(managed):
+    """A user that is not to look; and one that may look, from this address or not."""
+    broker = managed(**{"default_user_tags.impersonator": "true"})
+    assert ask(broker, "whoami") == (401, {"error": "not_authorised",
+                                           "reason": "Not management user"})
+    broker = managed(**{"default_user_tags.management": "true"})
+    assert ask(broker, "whoami")[1]["tags"] == ["management"]
+    assert "queue_totals" not in ask(broker, "overview")[1]  # of all virtual hosts
+    assert ask(broker, "queues")[0] == 200
+
+
+def test_curl(managed):
+    broker = managed()
+    base = f"http://127.0.0.1:{broker.management}/api/"
+
+    def curl(*arguments):
+        result = subprocess.run(["curl", "-sS", "-i", "-u", "guest:guest", *arguments],
+                                capture_output=True, text=True, timeout=30)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    assert "HTTP/1.1 200 OK" in curl("--http2", base + "whoami")  # offered, and not taken
+    head = curl("-I", base + "queues")
+    assert head.startswith("HTTP/1.1 200 OK") and head.endswith("chunked\n\n")
+    assert curl("--http1.0", base + "queues").endswith("[]")
+    # one connection for all, a body that is thrown away among them
+    result = subprocess.run(
+        ["curl", "-sS", "-v", "-u", "guest:guest", base + "whoami", base + "nothing",
+         base + "queues"], capture_output=True, text=True, timeout=30)
+    assert result.stderr.count("Connected to") == 1
+    assert result.stdout.endswith("[]")
+    # a long body waits for "100 Continue", which does not come
+    posted = subprocess.run(["curl", "-sS", "-i", "-X", "POST", "-H", "Expect: 100-continue",
+                             "-d", "@-", base + "whoami"], input="x" * 2000000,
+                            capture_output=True, text=True, timeout=30)
+    assert posted.stdout.startswith("HTTP/1.1 405"), posted
+
+
+def test_slow_clients(managed):
+    broker = managed(**{"management.tcp.request_timeout": 500, "management.tcp.idle_timeout": 1000,
+                        "handshake_timeout": 500})
+    with socket.create_connection(("127.0.0.1", broker.management)) as s:
+        s.settimeout(10)
+        began = time.monotonic()
+        for byte in b"GET /api/whoami HTTP/1.1\r\n" * 10:
+            try:
+                s.sendall(bytes([byte]))
+            except OSError:
+                break
+            time.sleep(0.05)
+            if time.monotonic() - began > 1:
+                break
+        assert s.recv(100).startswith(b"HTTP/1.1 408 ")
+    for said in (b"", b"GET /api/whoami HTTP/1.1\r\nAuthorization: " + GUEST.encode() +
+                 b"\r\nContent-Length: 5\r\n\r\n"):
+        began = time.monotonic()
+        assert raw_http(broker.management, said) == b""
+        assert time.monotonic() - began < 5
+
+
+def test_pipelining(managed):
+    broker = managed()
+    one = b"GET /api/whoami HTTP/1.1\r\nAuthorization: " + GUEST.encode() + b"\r\n"
+    answer = raw_http(broker.management, (one + b"\r\n") * 500 + one + b"Connection: close\r\n\r\n")
+    assert answer.count(b"HTTP/1.1 200 OK") == 501
+    assert answer.count(b'"name":"guest"') == 501
+
+
+def test_operators_are_no_connections(managed):
+    """Who comes to look gets in when there are too many connections, and counts for none."""
+    broker = managed(max_connections=2)
+    opened = [raw_amqp.Connection(broker.port) for _ in range(2)]
+    for connection in opened:
+        connection.open(1)
+    with pytest.raises((raw_amqp.Closed, raw_amqp.Refused, ConnectionError)):
+        raw_amqp.Connection(broker.port).open(1)
+    assert ask(broker, "overview")[1]["object_totals"]["connections"] == 2
+    assert value(scrape(broker), "rabbitmq_connections") == 2
+    for connection in opened:
+        connection.close()
+
+
+def test_metrics(managed):
+    broker = managed()
+    connection = pika_connection(broker.port)
+    channel = connection.channel()
+    channel.confirm_delivery()
+    channel.queue_declare("q", durable=True)
+    for _ in range(20):
+        channel.basic_publish("", "q", b"m", pika.BasicProperties(delivery_mode=2))
+    for _ in range(5):
+        channel.basic_get("q")
+    text = scrape(broker)
+    assert value(text, "rabbitmq_queues") == 1
+    assert value(text, "rabbitmq_queue_messages_ready") == 15
+    assert value(text, "rabbitmq_queue_messages_unacked") == 5
+    assert value(text, "rabbitmq_queue_messages") == 20
+    for name, least in {"sluice_turns_total": 4, "sluice_log_syncs_total": 20,
+                        "sluice_mail_letters_total": 1, "sluice_log_written_bytes_total": 1000,
+                        "sluice_turns_long_total": 0, "sluice_turn_longest_seconds": 0}.items():
+        assert sum(value(text, f'{name}{{worker="{i}"}}') for i in range(4)) >= least
+    published = [value(text, f'sluice_messages_published_total{{worker="{i}"}}') for i in range(4)]
+    assert sorted(published) == [0, 0, 0, 20]
+    again = scrape(broker)
+    for name in re.findall(r"^# TYPE (\S+) counter$", text, re.M):  # they only grow
+        for line in re.findall(rf"^{name}(?:{{[^}}]*}})? ", text, re.M):
+            assert value(again, line[:-1]) >= value(text, line[:-1])
+    if not shutil.which("promtool"):
+        pytest.skip("promtool is not there (Debian's package prometheus has it)")
+    checked = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True,
+                             text=True, timeout=60)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+
+
+def test_many_queues_stall_nobody(managed):
+    """A list of many queues, over and over, while messages are sent: turns stay short, and a round
+    trip takes what it takes."""
+    broker = managed()
+    with raw_amqp.Connection(broker.port) as declaring:
+        declaring.open(1)
+        for i in range(20000):
+            declaring.call(1, "queue.declare", queue=f"queue-{i}", durable=False, no_wait=False)
+    stop = threading.Event()
+    lists = []
+
+    def look():
+        while not stop.is_set():
+            status, queues = ask(broker, "queues")
+            lists.append((status, len(queues)))
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    connection = pika_connection(broker.port)
+    channel = connection.channel()
+    channel.confirm_delivery()
+    channel.queue_declare("q", durable=True)
+    slowest = 0
+    began = time.monotonic()
+    while len(lists) < 3 and time.monotonic() - began < 60:
+        before = time.monotonic()
+        channel.basic_publish("", "q", b"m")
+        slowest = max(slowest, time.monotonic() - before)
+    stop.set()
+    looking.join()
+    assert set(lists) <= {(200, 20000), (200, 20001)} and len(lists) >= 3
+    assert slowest < 0.5
+    before = time.monotonic()
+    assert value(scrape(broker), "rabbitmq_queues") == 20001
+    assert time.monotonic() - before < 5
+
+
+RABBITMQADMIN = glob.glob(
+    "/usr/lib/rabbitmq/lib/*/plugins/rabbitmq_management-*/priv/www/cli/rabbitmqadmin")
+
+
+@pytest.mark.skipif(not RABBITMQADMIN, reason="Debian's rabbitmq-server, which has it, is not there")
+def test_rabbitmqadmin(managed, tmp_path):
+    broker = managed()
+    connection = pika_connection(broker.port)
+    channel = connection.channel()
+    for i in range(3):
+        channel.queue_declare(f"q{i}")
+    channel.basic_publish("", "q1", b"m")
+    with open(RABBITMQADMIN[0]) as template:
+        text = template.read().replace("@RABBITMQ_VERSION@", "3.10.8").replace("{{version}}", "3")
+    script = tmp_path / "rabbitmqadmin"
+    script.write_text(text)
+
+    def admin(*arguments):
+        result = subprocess.run(["/usr/bin/python3", str(script), "-P", str(broker.management),
+                                 *arguments], capture_output=True, text=True, timeout=30)
+        assert result.returncode == 0, result
+        return result.stdout
+
+    rows = re.findall(r"^\| (q\d)\s*\| (\d+)\s*\|$", admin("list", "queues"), re.M)
+    assert rows == [("q0", "0"), ("q1", "1"), ("q2", "0")]
+    listed = admin("-f", "tsv", "list", "queues", "name", "messages_ready", "vhost")
+    assert listed.splitlines()[1:] == ["q0\t0\t/", "q1\t1\t/", "q2\t0\t/"]
+    assert "4.3" in admin("show", "overview")
+    connection.close()
