@@ -555,7 +555,6 @@ static void touched(struct wire *wire)
 
 void connection_host_init(struct connection_host *host)
 {
-    host->input = memory_new(INPUT_COPY_MAX + INPUT_SIZE);
     list_init(&host->readers);
     list_init(&host->touched);
     timer_init(&host->readers_timer, host->options.loop, readers_fire);
@@ -594,6 +593,8 @@ struct connection *connection_new(struct connection_host *host, struct stream *s
 {
     struct connection *c = memory_new(sizeof *c);
 
+    if (!host->input) /* a server that nobody uses costs nothing */
+        host->input = memory_new(INPUT_COPY_MAX + INPUT_SIZE);
     list_init(&c->link);
     c->host = host;
     c->stream = stream;

@@ -37,7 +37,8 @@ struct connection_host {
     struct server_statistics statistics;
     struct output_cache chunks;
     struct account account; /* of rests */
-    uint8_t *input;         /* INPUT_COPY_MAX + INPUT_SIZE bytes, used within a read only */
+    uint8_t *input;         /* INPUT_COPY_MAX + INPUT_SIZE bytes, used within a read only; NULL
+                               before the first connection */
 
     /* However many connections are ready, a turn reads for TURN_SLICE_NS and writes for as long.
      * Who has to wait is first in the next turn. */
