@@ -1,10 +1,13 @@
 /*
- * sluicectl: looks at a broker and at its data.
+ * sluicectl: looks at a broker and at its data, and tells it what to do.
  */
 #include "ctl/dump.h"
+#include "ctl/queues.h"
 #include "ctl/status.h"
 
+#include <errno.h>
 #include <getopt.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,12 +15,17 @@
 
 struct arguments {
     const char *data_dir;
+    struct api_options api;
+    unsigned port_offset;
+    bool has_port, has_user, reads_password;
+    const char *vhost; /* NULL: not said */
+    bool as_json;
     char **rest; /* what stands behind the command */
     int rest_count;
 };
 
 struct command {
-    const char *name;
+    const char *name; /* one word, or two */
     int rest_min, rest_max;
     int (*run)(const struct arguments *arguments);
 };
@@ -54,6 +62,52 @@ static int run_accept_damage(const struct arguments *arguments)
                                                                       : fail_with(&failure);
 }
 
+/* ---- over the management API ---- */
+
+/* The port, and the password: from the standard input when that was asked for, or when there is a
+ * user without one. */
+static int complete(struct api_options *api, const struct arguments *arguments,
+                    struct failure *failure)
+{
+    *api = arguments->api;
+    if (!arguments->has_port)
+        api->port = API_PORT + arguments->port_offset;
+    if (api->port > UINT16_MAX)
+        return fail(failure, E_INVALID, "ports end at 65535");
+    if (arguments->reads_password || arguments->has_user)
+        return api_read_password(api, failure);
+    return 0;
+}
+
+typedef int ask(struct api *api, const struct arguments *arguments, struct failure *failure);
+
+static int run_over_api(const struct arguments *arguments, ask *function)
+{
+    struct failure failure = {0};
+    struct api_options options;
+    struct api *api;
+
+    int result = complete(&options, arguments, &failure);
+    if (result == 0)
+        result = api_open(&options, &api, &failure);
+    if (result == 0) {
+        result = function(api, arguments, &failure);
+        api_close(api);
+    }
+    explicit_bzero(options.password, sizeof options.password);
+    return result == 0 ? EXIT_SUCCESS : fail_with(&failure);
+}
+
+static int list_queues(struct api *api, const struct arguments *arguments, struct failure *failure)
+{
+    return queues_list(api, arguments->vhost, arguments->as_json, stdout, failure);
+}
+
+static int run_list_queues(const struct arguments *arguments)
+{
+    return run_over_api(arguments, list_queues);
+}
+
 static int run_version(const struct arguments *arguments)
 {
     (void)arguments;
@@ -65,6 +119,7 @@ static const struct command commands[] = {
     {"status", 0, 0, run_status},
     {"log-dump", 0, 1, run_log_dump},
     {"accept-damage", 0, 1, run_accept_damage},
+    {"list queues", 0, 0, run_list_queues},
     {"version", 0, 0, run_version},
 };
 
@@ -72,9 +127,9 @@ static void print_help(void)
 {
     puts("Usage: sluicectl [OPTION]... COMMAND [ARGUMENT]...\n"
          "\n"
-         "Looks at a sluice broker on this machine and at its data.\n"
+         "Looks at a sluice broker and at its data, and tells it what to do.\n"
          "\n"
-         "Commands:\n"
+         "Commands on this machine:\n"
          "  status              whether a broker runs on the data directory, where it listens,\n"
          "                      and what it says of itself\n"
          "  log-dump [DIR]      every segment, block and record in a data directory that no\n"
@@ -83,12 +138,23 @@ static void print_help(void)
          "                      starts do not report it, and give up what belonged to it\n"
          "  version             the version of this program\n"
          "\n"
+         "Commands over the management API:\n"
+         "  list queues         queues with what is in them, and where they live\n"
+         "\n"
          "Options:\n"
          "  --data-dir DIR      the broker's data directory (default: ./data)\n"
+         "  --host HOST         where the management API is served (default: 127.0.0.1)\n"
+         "  --port PORT         on which port (default: 15672)\n"
+         "  --port-offset N     N is added to the default port, as the broker's was\n"
+         "  --username USER     who asks (default: guest, whose password is guest); the password\n"
+         "                      is asked for, or read from the standard input\n"
+         "  --password-stdin    the password is read from the standard input, for guest, too\n"
+         "  --vhost VHOST       of this virtual host\n"
+         "  --json              as JSON, not as a table\n"
          "  --help              print this help\n"
          "  --version           print the version\n"
          "\n"
-         "Exit status: 0 done, 1 not running or not to be had, 2 wrong usage.");
+         "Exit status: 0 done, 1 not running, not to be had or refused, 2 wrong usage.");
 }
 
 static int usage(const char *text, const char *what)
@@ -97,49 +163,133 @@ static int usage(const char *text, const char *what)
     return EXIT_USAGE;
 }
 
-static int run(const struct arguments *arguments, const char *name)
+/* How many of the words name this command; 0: they name another. */
+static int words_of(const struct command *command, char **words, int count)
+{
+    size_t first = strcspn(command->name, " ");
+    bool has_two = command->name[first] != 0;
+
+    if (strlen(words[0]) != first || memcmp(words[0], command->name, first) != 0)
+        return 0;
+    if (!has_two)
+        return 1;
+    return count > 1 && strcmp(words[1], command->name + first + 1) == 0 ? 2 : 0;
+}
+
+static int run(struct arguments *arguments, char **words, int count)
 {
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
         const struct command *command = &commands[i];
-        if (strcmp(command->name, name) != 0)
+        int used = words_of(command, words, count);
+        if (used == 0)
             continue;
+        arguments->rest = words + used;
+        arguments->rest_count = count - used;
         if (arguments->rest_count < command->rest_min)
-            return usage("something is missing behind ", name);
+            return usage("something is missing behind ", command->name);
         if (arguments->rest_count > command->rest_max)
-            return usage("too much stands behind ", name);
+            return usage("too much stands behind ", command->name);
         return command->run(arguments);
     }
-    return usage("no such command: ", name);
+    return usage("no such command: ", words[0]);
+}
+
+/* ---- options ---- */
+
+enum {
+    OPTION_DATA = 1,
+    OPTION_HOST,
+    OPTION_PORT,
+    OPTION_OFFSET,
+    OPTION_USER,
+    OPTION_PASSWORD,
+    OPTION_VHOST,
+    OPTION_JSON,
+    OPTION_HELP,
+    OPTION_VERSION
+};
+
+static const struct option options[] = {
+    {"data-dir", required_argument, NULL, OPTION_DATA},
+    {"host", required_argument, NULL, OPTION_HOST},
+    {"port", required_argument, NULL, OPTION_PORT},
+    {"port-offset", required_argument, NULL, OPTION_OFFSET},
+    {"username", required_argument, NULL, OPTION_USER},
+    {"password-stdin", no_argument, NULL, OPTION_PASSWORD},
+    {"vhost", required_argument, NULL, OPTION_VHOST},
+    {"json", no_argument, NULL, OPTION_JSON},
+    {"help", no_argument, NULL, OPTION_HELP},
+    {"version", no_argument, NULL, OPTION_VERSION},
+    {0},
+};
+
+static bool parse_number(const char *text, unsigned long most, unsigned *number)
+{
+    char *end;
+
+    errno = 0;
+    unsigned long value = strtoul(text, &end, 10);
+    if (errno || *end || end == text || text[0] == '-' || value > most)
+        return false;
+    *number = (unsigned)value;
+    return true;
+}
+
+/* -1: go on; else the exit code. */
+static int take_option(struct arguments *arguments, int option)
+{
+    switch (option) {
+    case OPTION_DATA:
+        arguments->data_dir = optarg;
+        return -1;
+    case OPTION_HOST:
+        arguments->api.host = optarg;
+        return -1;
+    case OPTION_PORT:
+        arguments->has_port = true;
+        if (parse_number(optarg, UINT16_MAX, &arguments->api.port))
+            return -1;
+        return usage("--port takes a number from 0 to 65535, not ", optarg);
+    case OPTION_OFFSET:
+        if (parse_number(optarg, 60000, &arguments->port_offset))
+            return -1;
+        return usage("--port-offset takes a number from 0 to 60000, not ", optarg);
+    case OPTION_USER:
+        arguments->api.user = optarg;
+        arguments->has_user = true;
+        return -1;
+    case OPTION_PASSWORD:
+        arguments->reads_password = true;
+        return -1;
+    case OPTION_VHOST:
+        arguments->vhost = optarg;
+        return -1;
+    case OPTION_JSON:
+        arguments->as_json = true;
+        return -1;
+    case OPTION_HELP:
+        print_help();
+        return EXIT_SUCCESS;
+    case OPTION_VERSION:
+        return run_version(arguments);
+    default:
+        fputs("Try 'sluicectl --help'.\n", stderr);
+        return EXIT_USAGE;
+    }
 }
 
 int main(int argc, char **argv)
 {
-    enum { OPTION_DATA = 1, OPTION_HELP, OPTION_VERSION };
-    static const struct option options[] = {
-        {"data-dir", required_argument, NULL, OPTION_DATA},
-        {"help", no_argument, NULL, OPTION_HELP},
-        {"version", no_argument, NULL, OPTION_VERSION},
-        {0},
+    struct arguments arguments = {
+        .data_dir = "data",
+        .api = {.host = "127.0.0.1", .port = API_PORT, .user = "guest", .password = "guest"},
     };
-    struct arguments arguments = {.data_dir = "data"};
-    for (int option; (option = getopt_long(argc, argv, "+", options, NULL)) != -1;) {
-        switch (option) {
-        case OPTION_DATA:
-            arguments.data_dir = optarg;
-            break;
-        case OPTION_HELP:
-            print_help();
-            return EXIT_SUCCESS;
-        case OPTION_VERSION:
-            return run_version(&arguments);
-        default:
-            fputs("Try 'sluicectl --help'.\n", stderr);
-            return EXIT_USAGE;
-        }
+    for (int option; (option = getopt_long(argc, argv, "", options, NULL)) != -1;) {
+        int code = take_option(&arguments, option);
+        if (code >= 0)
+            return code;
     }
     if (optind == argc)
         return usage("a command is needed", "");
-    arguments.rest = argv + optind + 1;
-    arguments.rest_count = argc - optind - 1;
-    return run(&arguments, argv[optind]);
+    return run(&arguments, argv + optind, argc - optind);
 }

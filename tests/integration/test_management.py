@@ -304,6 +304,45 @@ def test_many_queues_stall_nobody(managed):
     assert time.monotonic() - before < 5
 
 
+def ctl(*arguments, password=None):
+    return subprocess.run([os.path.join(brokers.BUILD, "sluicectl"), *arguments],
+                          input=password or "", capture_output=True, text=True, timeout=60)
+
+
+def test_sluicectl_lists_queues(managed):
+    broker = managed(default_user="ann", default_pass="sec:ret")
+    port = ["--port", str(broker.management)]
+    connection = pika_connection(broker.port, user="ann", password="sec:ret")
+    channel = connection.channel()
+    channel.queue_declare("one", durable=True)
+    channel.queue_declare("zwei \u00fc\u001b[31m")
+    channel.basic_publish("", "one", b"m")
+    result = ctl("list", "queues", *port, "--username", "ann", password="sec:ret\n")
+    assert result.returncode == 0, result
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert lines[0] == ["VHOST", "NAME", "TYPE", "READY", "UNACKED", "CONSUMERS", "SHARD", "WORKER"]
+    assert lines[1][:6] == ["/", "one", "classic", "1", "0", "0"]
+    assert "\x1b" not in result.stdout and "zwei \u00fc?[31m" in result.stdout
+    assert len({len(line) for line in result.stdout.splitlines()}) == 1
+    as_json = ctl(*port, "--username", "ann", "--password-stdin", "--vhost", "/", "list", "queues",
+                  "--json", password="sec:ret")
+    assert [queue["name"] for queue in json.loads(as_json.stdout)] == ["one", "zwei \u00fc\u001b[31m"]
+    refused = ctl("list", "queues", *port, "--username", "ann", password="wrong\n")
+    assert refused.returncode == 1 and "Login failed" in refused.stderr
+    assert ctl("list", "queues", *port).returncode == 1  # guest is not there
+    nowhere = ctl("list", "queues", *port, "--username", "ann", "--vhost", "no where/",
+                  password="sec:ret\n")
+    assert nowhere.returncode == 1 and "vhost 'no where/' not found" in nowhere.stderr
+    assert ctl("list", "queues", "more", *port).returncode == 2
+    assert ctl("list", "--port", "1").returncode == 2
+    silent = ctl("list", "queues", "--port", str(brokers.free_port()))
+    assert silent.returncode == 1 and "no answer from 127.0.0.1" in silent.stderr
+    not_it = ctl("list", "queues", "--port", str(broker.metrics), "--username", "ann",
+                 password="sec:ret\n")
+    assert not_it.returncode == 1 and "Not Found" in not_it.stderr
+    connection.close()
+
+
 RABBITMQADMIN = glob.glob(
     "/usr/lib/rabbitmq/lib/*/plugins/rabbitmq_management-*/priv/www/cli/rabbitmqadmin")
 
