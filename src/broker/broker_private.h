@@ -136,6 +136,12 @@ static inline struct client_identity client_identity(const struct client *client
     return (struct client_identity){client->worker->index, client->id};
 }
 
+/* All workers have started. */
+static inline bool worker_runs(const struct worker *worker)
+{
+    return !worker->boot && worker->start.result == 0;
+}
+
 /* The worker that hosts shard 1 decides about the catalog. */
 static inline bool worker_has_catalog(const struct worker *worker)
 {

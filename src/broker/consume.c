@@ -37,14 +37,19 @@ struct subscription *subscription_new(struct client *client, const struct subscr
     return subscription;
 }
 
+static int no_queue(const struct catalog_queue *named, struct failure *failure)
+{
+    return fail(failure, E_NOT_FOUND, "no queue '%s' in vhost '%s'", named->name,
+                named->vhost->name);
+}
+
 int subscribe_here(struct hosted *hosted, struct subscription *subscription,
                    struct failure *failure)
 {
     const struct catalog_queue *named = hosted->named;
 
-    if (hosted->queue.closed)
-        return fail(failure, E_NOT_FOUND, "no queue '%s' in vhost '%s'", named->name,
-                    named->vhost->name);
+    if (hosted->queue.closed || hosted->has_expired)
+        return no_queue(named, failure);
     if (hosted->exclusive_consumer || (subscription->exclusive && hosted->queue.consumers > 0))
         return fail(failure, E_DENIED, "queue '%s' in vhost '%s' in exclusive use", named->name,
                     named->vhost->name);
@@ -248,6 +253,10 @@ void get_give_back(struct request *request)
 int get_here(struct request *request, struct hosted *hosted)
 {
     hosted_used(hosted);
+    if (hosted->has_expired) {
+        no_queue(hosted->named, &request->failure);
+        return DONE;
+    }
     if (list_empty(&hosted->getters) && get_now(request, hosted))
         return DONE;
     list_append(&hosted->getters, &request->link);
@@ -290,8 +299,7 @@ void getters_fail(struct hosted *hosted)
 {
     for (struct list *link; (link = list_first(&hosted->getters));) {
         struct request *request = CONTAINER_OF(link, struct request, link);
-        fail(&request->failure, E_NOT_FOUND, "no queue '%s' in vhost '%s'", hosted->named->name,
-             hosted->named->vhost->name);
+        no_queue(hosted->named, &request->failure);
         request_complete(request);
     }
 }

@@ -51,7 +51,8 @@ void hosted_used(struct hosted *hosted)
     uint64_t expires_ms = hosted->named->settings.expires_ms;
 
     hosted->used_ns = loop_now_ns(hosted->queue.host->loop);
-    if (expires_ms && !timer_is_set(&hosted->expiry))
+    if (expires_ms && !hosted->has_expired && !hosted->queue.closed &&
+        !timer_is_set(&hosted->expiry))
         timer_set(&hosted->expiry, hosted->used_ns + expires_ms * NANOSECONDS_PER_MS);
 }
 
@@ -64,7 +65,7 @@ static void expired(struct timer *timer)
 
     if (worker->stopping)
         return; /* the next start begins anew */
-    if (hosted->queue.consumers > 0 || !list_empty(&hosted->getters))
+    if (hosted->queue.consumers > 0 || !list_empty(&hosted->getters) || !worker_runs(worker))
         at_ns = loop_now_ns(worker->loop) + expires_ns;
     if (at_ns > loop_now_ns(worker->loop)) {
         timer_set(timer, at_ns);
@@ -72,6 +73,7 @@ static void expired(struct timer *timer)
     }
     log_debug(worker->logger, "queue", "queue '%s' in vhost '%s' has expired", hosted->named->name,
               hosted->named->vhost->name);
+    hosted->has_expired = true;
     worker_delete_queue(worker, hosted->named);
 }
 
@@ -98,6 +100,7 @@ void hosted_free(struct hosted *hosted)
 {
     struct catalog_queue *named = hosted->named;
 
+    ASSERT(!timer_is_set(&hosted->expiry));
     queue_fini(&hosted->queue);
     named->hosted = NULL;
     free(hosted);
@@ -114,11 +117,11 @@ void hosted_drop(struct hosted *hosted)
 {
     struct worker *worker = hosted->shard->place.worker;
 
-    timer_stop(&hosted->expiry);
     LIST_EACH (&hosted->subscriptions, link)
         subscription_end(CONTAINER_OF(link, struct subscription, queue_link));
     getters_fail(hosted);
     queue_close(&hosted->queue);
+    timer_stop(&hosted->expiry);
     hosted->dropped_version = worker->catalog.events;
     list_append(&hosted->shard->dropped, &hosted->discard_link);
     loop_defer(worker->loop, &worker->work, LOOP_DISPATCH);

@@ -242,9 +242,7 @@ static void status_came(struct peer *peer, const struct letter_status *letter)
 
 void peers_return_credit(struct worker *worker)
 {
-    bool runs = !worker->boot && worker->start.result == 0;
-
-    if (!runs || worker_flow_here(worker) == FLOW_BUSY)
+    if (!worker_runs(worker) || worker_flow_here(worker) == FLOW_BUSY)
         return;
     EACH_PEER (worker, peer) {
         if (peer->returned_bytes == peer->received_bytes)

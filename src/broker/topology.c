@@ -232,10 +232,17 @@ static void fill_counts(const struct hosted *hosted, struct request *request)
     };
 }
 
+static void deleted_meanwhile(struct request *request, const char *name)
+{
+    fail(&request->failure, E_NOT_FOUND, "queue '%s' has been deleted meanwhile", name);
+}
+
 int counts_here(struct request *request, struct hosted *hosted)
 {
     hosted_used(hosted);
     fill_counts(hosted, request);
+    if (hosted->has_expired)
+        deleted_meanwhile(request, hosted->named->name);
     return DONE;
 }
 
@@ -359,8 +366,7 @@ static int queue_declared(struct request *request)
         if (queue)
             count_next(request, queue);
         else
-            fail(&request->failure, E_NOT_FOUND, "queue '%s' has been deleted meanwhile",
-                 request->result.queue.name);
+            deleted_meanwhile(request, request->result.queue.name);
     }
     free(spec);
     return outcome;
@@ -412,8 +418,7 @@ static int count_queue(struct request *request)
     struct catalog_queue *queue =
         vhost_queue(client->vhost, slice_text(request->result.queue.name));
     if (!queue) {
-        fail(&request->failure, E_NOT_FOUND, "queue '%s' has been deleted meanwhile",
-             request->result.queue.name);
+        deleted_meanwhile(request, request->result.queue.name);
         return DONE;
     }
     return queue->hosted ? counts_here(request, queue->hosted) : peer_counts(request, queue);
