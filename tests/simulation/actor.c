@@ -75,9 +75,12 @@ static void on_cancelled(void *session, void *cookie)
 {
     struct actor *actor = session;
     (void)cookie;
-    CHECK(actor->world, actor->consumer_queue >= QUEUES_STAY, "the consumer of %s is cancelled",
-          queue_names[actor->consumer_queue]);
+    CHECK(actor->world,
+          !actor->consumer_of ||
+              standing_must(actor->world, actor->consumer_queue) != actor->consumer_of,
+          "the consumer of %s is cancelled", queue_names[actor->consumer_queue]);
     actor->consumer = NULL;
+    actor->consumer_of = 0;
 }
 
 static void on_flow(void *session, enum flow flow)
@@ -111,6 +114,15 @@ static void answer_transact(struct actor *actor)
     release_messages(actor);
 }
 
+static void answer_subscribe(struct actor *actor)
+{
+    const struct catalog_queue *named =
+        standing_look(actor->world, actor->worker, actor->consumer_queue);
+
+    actor->consumer = actor->request.result.consumer;
+    actor->consumer_of = named ? named->id : 0;
+}
+
 static void answer_get(struct actor *actor)
 {
     struct delivery *d = &actor->request.result.get.delivery;
@@ -123,9 +135,12 @@ static void answer_get(struct actor *actor)
 }
 
 /* A queue that stays is there, once any worker has answered its declaration. */
-static void check_there(const struct actor *actor)
+static void check_there(struct actor *actor, bool used)
 {
     const struct world *w = actor->world;
+
+    if (actor->asked_queue < QUEUES)
+        standing_answered(actor, used);
 
     CHECK(w,
           actor->request.failure.code != E_NOT_FOUND || actor->asked_queue >= QUEUES_STAY ||
@@ -154,30 +169,33 @@ static void answered(struct actor *actor)
             actor->declared |= 1u << actor->asked_queue;
         if (done)
             w->queues_there |= 1u << actor->asked_queue;
+        standing_answered(actor, true);
         break;
     case ASK_BIND:
-        check_there(actor);
+        check_there(actor, false);
         if (done)
             actor->bound |= 1u << actor->asked_queue;
         if (done)
             w->queues_bound |= 1u << actor->asked_queue;
         break;
     case ASK_SUBSCRIBE:
-        check_there(actor);
+        check_there(actor, true);
         if (done)
-            actor->consumer = r->result.consumer;
+            answer_subscribe(actor);
         break;
     case ASK_GET:
-        check_there(actor);
+        check_there(actor, true);
         answer_get(actor);
         break;
     case ASK_PURGE:
-        check_there(actor);
+        check_there(actor, false);
         w->purges[actor->asked_queue]--;
         break;
     case ASK_TRANSACT:
         answer_transact(actor);
         break;
+    case ASK_DELETE:
+    case ASK_RESTLESS_QUEUE:
     case ASK_RESTLESS:
         restless_answered(actor);
         break;
@@ -231,7 +249,7 @@ static void declare(struct actor *actor, unsigned queue)
     struct queue_spec spec = {.name = slice_text(queue_names[queue]), .durable = true};
 
     trace(actor->world, "actor %u declares %s", actor->index, queue_names[queue]);
-    actor->asked_queue = queue;
+    standing_asked(actor, queue);
     actor_asked(actor, ASK_DECLARE, broker_declare_queue(actor->client, &actor->request, &spec));
 }
 
@@ -248,36 +266,80 @@ static void bind_next(struct actor *actor)
                     broker_declare_exchange(actor->client, &actor->request, &exchange));
         return;
     }
-    actor->asked_queue = (unsigned)__builtin_ctz(~actor->bound);
+    standing_asked(actor, (unsigned)__builtin_ctz(~actor->bound));
     struct binding_spec binding = {.source = slice_text(FANOUT_NAME),
                                    .destination = slice_text(queue_names[actor->asked_queue])};
     actor_asked(actor, ASK_BIND, broker_bind(actor->client, &actor->request, &binding));
 }
 
-/* To one queue, or to all that stay. */
+/* Where a message is to go, and does, if things are as the worker knows them. */
+struct way {
+    const char *exchange, *key;
+    unsigned queues[QUEUES], count;
+    bool exists; /* the exchange */
+};
+
+/* To all queues that stay, to an exchange that comes and goes, or to one queue. */
+static void choose_way(struct actor *actor, struct way *way)
+{
+    static const char *const keys[] = {"a", "b", "a.b", "c"};
+    struct world *w = actor->world;
+
+    *way = (struct way){.exchange = "", .key = "", .exists = true};
+    if (dice(w, 6) == 0 && actor->bound == (ALL_THAT_STAY | 1u << QUEUES)) {
+        way->exchange = FANOUT_NAME;
+        for (; way->count < QUEUES_STAY; way->count++)
+            way->queues[way->count] = way->count;
+    } else if (dice(w, 10) == 0) {
+        unsigned exchange = (unsigned)dice(w, EXCHANGES);
+        way->exchange = restless_exchanges[exchange];
+        way->key = keys[dice(w, 4)];
+        way->exists =
+            restless_route(actor, exchange, slice_text(way->key), way->queues, &way->count);
+    } else { /* as soon as the worker knows it */
+        way->queues[0] = (unsigned)dice(w, dice(w, 5) ? QUEUES_STAY : QUEUES);
+        way->key = queue_names[way->queues[0]];
+        way->count = standing_look(w, actor->worker, way->queues[0]) != NULL;
+    }
+}
+
+/* What must be there is: a message to it is not returned. */
+static void check_way(const struct actor *actor, const struct way *way)
+{
+    const struct world *w = actor->world;
+
+    if (*way->exchange)
+        return;
+    const struct catalog_queue *named = standing_look(w, actor->worker, way->queues[0]);
+    uint64_t must = standing_must(w, way->queues[0]);
+    CHECK(w, !must || (named && named->id == must),
+          "%s must be queue %" PRIu64 ", and is %" PRIu64 " to worker %u",
+          queue_names[way->queues[0]], must, named ? named->id : 0, actor->worker);
+}
+
 static void publish(struct actor *actor)
 {
     struct world *w = actor->world;
-    bool everywhere = dice(w, 6) == 0 && actor->bound == (ALL_THAT_STAY | 1u << QUEUES);
-    unsigned queue = everywhere ? 0 : (unsigned)dice(w, dice(w, 5) ? QUEUES_STAY : QUEUES);
     bool persistent = dice(w, 8) > 0;
+    struct way way;
 
-    if (actor->no_flow || w->ids + QUEUES >= IDS_MAX ||
-        (queue < QUEUES_STAY && !everywhere && !model_shard(actor, queue)))
-        return; /* one that stays may be published to as soon as the worker knows it */
-    uint64_t id = model_new(actor, queue, everywhere ? QUEUES_STAY : 1, persistent);
-    struct message *message = everywhere ? model_message(actor, id, FANOUT_NAME, "")
-                                         : model_message(actor, id, "", queue_names[queue]);
+    choose_way(actor, &way);
+    if (actor->no_flow || w->ids + QUEUES >= IDS_MAX)
+        return;
+    check_way(actor, &way);
+    uint64_t id = model_new(actor, way.queues, way.count, persistent);
+    struct message *message = model_message(actor, id, way.exchange, way.key);
     struct publish p = {.message = message, .publisher = actor->publisher};
     actor->window[++actor->sequence] = id;
     int result = broker_publish(actor->client, &p);
     message_unref(message);
-    trace(w, "actor %u publishes %" PRIu64 " to %s in shard %u%s", actor->index, id,
-          everywhere ? FANOUT_NAME : queue_names[queue], w->known[id].shard,
-          persistent ? ", persistent" : "");
-    CHECK(w, result == 0, "publish: %s", p.failure.text);
-    CHECK(w, p.queues == w->known[id].copies || queue >= QUEUES_STAY,
-          "message %" PRIu64 " went to %zu queues", id, p.queues);
+    trace(w, "actor %u publishes %" PRIu64 " to '%s', '%s' in shard %u%s", actor->index, id,
+          way.exchange, way.key, w->known[id].shard, persistent ? ", persistent" : "");
+    CHECK(w, result == (way.exists ? 0 : E_NOT_FOUND), "publish: %s", p.failure.text);
+    CHECK(w, p.queues == way.count || !way.exists,
+          "message %" PRIu64 " went to %zu queues instead of %u", id, p.queues, way.count);
+    if (!way.exists)
+        actor->sequence--;
     actor->no_flow = broker_flow(actor->client) != FLOW_OPEN;
 }
 
@@ -285,6 +347,7 @@ static void unsubscribe(struct actor *actor)
 {
     actor->world->unseen[actor->consumer_queue]++;
     trace(actor->world, "actor %u leaves queue %u", actor->index, actor->consumer_queue);
+    standing_unsubscribed(actor);
     broker_unsubscribe(actor->consumer);
     actor->consumer = NULL;
 }
@@ -302,8 +365,7 @@ static void subscribe(struct actor *actor)
         }
         return;
     }
-    actor->asked_queue = actor->consumer_queue =
-        (unsigned)dice(w, dice(w, 3) ? QUEUES_STAY : QUEUES);
+    actor->consumer_queue = (unsigned)dice(w, dice(w, 3) ? QUEUES_STAY : QUEUES);
     actor->consumer_settles = dice(w, 6) == 0;
     actor->consumer_queue_id = actor->consumer_last = 0;
     struct subscribe_spec spec = {
@@ -315,6 +377,7 @@ static void subscribe(struct actor *actor)
         .credit_bytes = 1 << 20,
     };
     trace(w, "actor %u subscribes to queue %u", actor->index, actor->consumer_queue);
+    standing_asked(actor, actor->consumer_queue);
     actor_asked(actor, ASK_SUBSCRIBE, broker_subscribe(actor->client, &actor->request, &spec));
 }
 
@@ -323,7 +386,7 @@ void actor_get(struct actor *actor, unsigned queue)
     if (actor->lease_count == LEASES_MAX)
         return;
     trace(actor->world, "actor %u asks for one of queue %u", actor->index, queue);
-    actor->asked_queue = queue;
+    standing_asked(actor, queue);
     actor_asked(actor, ASK_GET,
                 broker_get(actor->client, &actor->request, slice_text(queue_names[queue]), false));
 }
@@ -343,13 +406,12 @@ static void settle_some(struct actor *actor)
     }
 }
 
-static void purge(struct actor *actor)
+void actor_purge(struct actor *actor, unsigned queue)
 {
     struct world *w = actor->world;
-    unsigned queue = (unsigned)dice(w, QUEUES_STAY);
 
     trace(w, "actor %u purges queue %u", actor->index, queue);
-    actor->asked_queue = queue;
+    standing_asked(actor, queue);
     model_purge_asked(w, queue);
     actor_asked(actor, ASK_PURGE,
                 broker_purge_queue(actor->client, &actor->request, slice_text(queue_names[queue])));
@@ -367,10 +429,12 @@ static void transact_publishes(struct actor *actor, struct transaction *t)
     actor->publish_count = t->count;
     for (size_t i = 0; i < actor->publish_count; i++) {
         unsigned queue = (unsigned)dice(w, dice(w, 8) ? QUEUES_STAY : QUEUES);
-        uint64_t id = model_new(actor, queue, 1, dice(w, 8) > 0);
-        w->known[id].in_transaction = true;
-        w->known[id].publisher = publisher;
-        w->known[id].may_be_gone |= !w->known[id].persistent;
+        uint64_t id = model_new(actor, &queue, 1, dice(w, 8) > 0);
+        struct known *k = &w->known[id];
+        k->in_transaction = true;
+        k->publisher = publisher;
+        k->may_be_gone = k->may_be_gone || !k->persistent || queue >= QUEUES_STAY;
+        k->queue_id = 0; /* that of the name when it is looked up */
         actor->messages[i] = model_message(actor, id, "", queue_names[queue]);
         actor->publishes[i] = (struct publish){.message = actor->messages[i]};
     }
@@ -456,7 +520,7 @@ static void act_freely(struct actor *actor)
         break;
     case 10:
         if (dice(w, 30) == 0)
-            purge(actor);
+            actor_purge(actor, (unsigned)dice(w, QUEUES_STAY));
         break;
     case 11:
     case 12:
@@ -537,6 +601,7 @@ void actor_close(struct actor *actor)
         actor_settle(actor, actor->lease_count - 1, OUTCOME_RETURN);
     for (unsigned queue = 0; queue < QUEUES; queue++)
         actor->world->unseen[queue]++; /* a get or a subscription may be pending */
+    standing_unsubscribed(actor);
     actor->leaving = true;
     client_close(actor->client);
 }
@@ -575,6 +640,8 @@ void actor_free(struct actor *actor)
 {
     if (actor->busy && actor->ask == ASK_PURGE)
         actor->world->purges[actor->asked_queue]--;
+    if (actor->busy && actor->ask == ASK_DELETE)
+        standing_delete_answered(actor, 0); /* perhaps */
     release_messages(actor);
     client_free(actor->client);
     actor->client = NULL;
@@ -584,6 +651,8 @@ void actor_abandon(struct actor *actor)
 {
     if (!actor->client)
         return;
+    if (actor->busy && actor->ask == ASK_DELETE)
+        standing_delete_answered(actor, 0); /* perhaps */
     release_messages(actor);
     /* complete, and neither told nor, after it has closed, given back */
     if (actor->busy && actor->ask == ASK_GET && !actor_is_idle(actor) &&

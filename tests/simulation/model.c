@@ -1,8 +1,8 @@
 /* The model: what was promised about each message, and what became of it. */
 #include "world.h"
 
-const char *const queue_names[QUEUES] = {"durable-0",  "durable-1",  "durable-2",
-                                         "restless-0", "restless-1", "restless-2"};
+const char *const queue_names[QUEUES] = {"durable-0",  "durable-1",  "durable-2",  "restless-0",
+                                         "restless-1", "restless-2", "restless-3", "restless-4"};
 
 /* ---- bodies tell their id and check themselves ---- */
 
@@ -106,32 +106,34 @@ struct message *model_message(struct actor *actor, uint64_t id, const char *exch
     return message;
 }
 
-uint8_t model_shard(const struct actor *actor, unsigned queue)
+static struct known entry(const struct actor *actor, unsigned queue, bool persistent)
 {
-    const struct catalog *catalog = worker_catalog(actor->world->members[actor->worker].worker);
-    const struct vhost *vhost = catalog_vhost(catalog, slice_text("/"));
-    const struct catalog_queue *named = vhost_queue(vhost, slice_text(queue_names[queue]));
-    return named ? (uint8_t)named->shard : 0;
+    const struct world *w = actor->world;
+    const struct catalog_queue *named =
+        queue == NOWHERE ? NULL : standing_look(w, actor->worker, queue);
+
+    return (struct known){
+        .exists = true,
+        .persistent = persistent,
+        .queue = (uint8_t)queue,
+        .queue_id = named ? named->id : 0,
+        .shard = named ? (uint8_t)named->shard : 0,
+        .publisher = actor->number,
+        .may_be_gone = !named || w->purges[queue] > 0,
+        .born = w->life,
+    };
 }
 
-uint64_t model_new(struct actor *actor, unsigned queue, unsigned copies, bool persistent)
+uint64_t model_new(struct actor *actor, const unsigned *queues, unsigned count, bool persistent)
 {
     struct world *w = actor->world;
     uint64_t id = w->ids + 1;
 
-    w->ids += copies;
-    for (unsigned i = 0; i < copies; i++)
-        w->known[id + i] = (struct known){
-            .exists = true,
-            .persistent = persistent,
-            .queue = (uint8_t)(queue + i),
-            .publisher = actor->number,
-            .copies = i == 0 ? (uint8_t)copies : 0,
-            /* nothing is promised of a queue that comes and goes, or that is being purged */
-            .may_be_gone = queue >= QUEUES_STAY || w->purges[queue + i] > 0,
-            .shard = model_shard(actor, queue + i),
-            .born = w->life,
-        };
+    for (unsigned i = 0; i < count; i++)
+        w->known[++w->ids] = entry(actor, queues[i], persistent);
+    if (count == 0)
+        w->known[++w->ids] = entry(actor, NOWHERE, persistent);
+    w->known[id].copies = (uint8_t)(w->ids + 1 - id);
     return id;
 }
 
@@ -140,7 +142,8 @@ uint64_t model_new(struct actor *actor, unsigned queue, unsigned copies, bool pe
 /* Entries of one client's publishes to one queue in one life, of which both were seen. */
 static bool are_comparable(const struct known *one, const struct known *other)
 {
-    return one->queue_id == other->queue_id && one->publisher == other->publisher;
+    return other->sequence > 0 && one->queue_id == other->queue_id &&
+           one->publisher == other->publisher;
 }
 
 /* What one client published to one queue in one life stands there in that order: with the nearest
@@ -317,12 +320,15 @@ void model_purge_asked(struct world *w, unsigned queue)
     }
 }
 
-/* What a crash undoes: leases end, settlements that were not durable may not have happened. */
+/* What a crash undoes: leases end, settlements that were not durable may not have happened, and
+ * queues that nobody keeps on disk are gone. */
 void model_life_over(struct world *w)
 {
     for (uint64_t id = 1; id <= w->ids; id++) {
-        w->known[id].leased = false;
-        w->known[id].settle_stamp = 0;
+        struct known *k = &w->known[id];
+        k->leased = false;
+        k->settle_stamp = 0;
+        k->may_be_gone = k->may_be_gone || !standing_is_durable(k->queue);
     }
     w->settling_count = 0;
     memset(w->purges, 0, sizeof w->purges);
@@ -330,6 +336,15 @@ void model_life_over(struct world *w)
 }
 
 /* ---- the end ---- */
+
+/* Of what was confirmed. One whose queue had expired when it was looked at, went with it. */
+static bool is_promised(const struct world *w, const struct known *k)
+{
+    bool expired =
+        standing_expires_ms(w, k->queue) != 0 && k->queue_id != w->standings[k->queue].drained_id;
+
+    return k->persistent && k->confirmed && !k->may_be_gone && !expired;
+}
 
 /* What the transaction settled is gone, if it happened, and there, if it did not. */
 static void judge_settlements(struct world *w, uint32_t number, bool happened, bool may_miss)
@@ -341,7 +356,7 @@ static void judge_settlements(struct world *w, uint32_t number, bool happened, b
           t->came_back);
     for (size_t i = 0; i < t->settled_count; i++) {
         const struct known *k = &w->known[t->settled[i]];
-        bool must = k->persistent && k->confirmed && !k->may_be_gone && k->settled_in == number;
+        bool must = is_promised(w, k) && k->settled_in == number;
         CHECK(w, happened || !must || k->present_at_end || may_miss,
               "transaction %u did not happen, but message %" PRIu64 ", which it settled, is gone",
               number, t->settled[i]);
@@ -369,14 +384,21 @@ static void judge_transaction(struct world *w, uint32_t number, bool may_miss)
         judge_settlements(w, number, there > 0, may_miss);
 }
 
+void model_deleted(struct world *w, uint64_t queue_id)
+{
+    for (uint64_t id = 1; id <= w->ids; id++) {
+        if (w->known[id].queue_id == queue_id)
+            w->known[id].may_be_gone = true;
+    }
+}
+
 void model_judge(struct world *w)
 {
     bool may_miss = world_flipped(w) && w->corruption_reported;
 
     for (uint64_t id = 1; id <= w->ids; id++) {
         const struct known *k = &w->known[id];
-        bool must =
-            k->persistent && k->confirmed && !k->settled && !k->may_be_gone && !k->settled_in;
+        bool must = is_promised(w, k) && !k->settled && !k->settled_in;
         if (must && !k->present_at_end)
             CHECK(w, may_miss, "message %" PRIu64 " of %s was confirmed and is lost", id,
                   queue_names[k->queue]);

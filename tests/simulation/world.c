@@ -207,6 +207,8 @@ static void free_loops(struct world *w)
         office_free(w->office);
     w->office = NULL;
     for (unsigned i = w->workers; i-- > 0;) {
+        if (w->ended_ns < loop_now_ns(w->members[i].loop))
+            w->ended_ns = loop_now_ns(w->members[i].loop);
         loop_free(w->members[i].loop);
         w->members[i].loop = NULL;
     }
@@ -262,6 +264,7 @@ static void check_rest(struct world *w)
         worker_check_rest(w->members[i].worker);
         worker_check_same_catalog(w->members[i].worker, w->members[0].worker);
     }
+    standing_check(w);
 }
 
 /* Nobody is there any more: the workers agree, and owe each other nothing. */
@@ -273,6 +276,7 @@ static void check_quiet(struct world *w)
         worker_check_quiet(w->members[i].worker);
         worker_check_same_catalog(w->members[i].worker, w->members[0].worker);
     }
+    standing_check(w);
 }
 
 /* They have stopped, or not started. */
@@ -363,6 +367,7 @@ static void live(struct world *w)
     uint64_t steps = 20 + dice(w, 250);
     uint64_t until = dice(w, 2) ? 0 : segments_removed(w) + 1 + dice(w, 2);
 
+    standing_life_begins(w);
     for (unsigned i = 0; i < ACTORS; i++)
         actor_open(w, i);
     for (uint64_t i = 0; i < steps; i++) {
@@ -382,9 +387,10 @@ static void live(struct world *w)
 /* The last life: no faults; everything that is there is taken out, by whomever. */
 static void drain(struct world *w)
 {
+    standing_life_begins(w);
     for (unsigned i = 0; i < ACTORS; i++)
         actor_open(w, i);
-    for (unsigned q = 0; q < QUEUES_STAY; q++) {
+    for (unsigned q = 0; q < QUEUES; q++) {
         struct actor *actor = &w->actors[dice(w, ACTORS)];
         for (unsigned i = 0; i < 2000 && !actor->ready; i++)
             world_run(w, NANOSECONDS_PER_MS);
@@ -401,6 +407,7 @@ static void drain(struct world *w)
             while (actor->lease_count > LEASES_MAX / 2)
                 actor_settle(actor, actor->lease_count - 1, OUTCOME_ACCEPT);
         }
+        w->standings[q].drained_id = actor->request.failure.code == 0 ? actor->asked_id : 0;
     }
 }
 
@@ -501,6 +508,7 @@ void world_run_seed(struct world *w, const struct options *options, uint64_t see
     while (w->life < lives) {
         one_life(w);
         model_life_over(w);
+        standing_life_over(w);
         w->life++;
     }
     last_life(w);

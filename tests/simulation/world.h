@@ -8,7 +8,8 @@
  *   world.c     lives: workers start, actors act, the process crashes or stops
  *   actor.c     what clients do with queues that stay
  *   restless.c  what they do with queues that come and go, on all workers at once
- *   model.c     what was promised, and what became of it
+ *   model.c     what was promised of messages, and what became of it
+ *   standing.c  the same of queues; what must be in them when nothing is on its way
  */
 #ifndef SLUICE_SIMULATION_WORLD_H
 #define SLUICE_SIMULATION_WORLD_H
@@ -38,7 +39,8 @@
 
 /* Queues that stay come first, then those that come and go. */
 #define QUEUES_STAY 3u
-#define QUEUES      6u
+#define QUEUES      8u
+#define NOWHERE     QUEUES /* where a message went that no queue wanted */
 
 struct world;
 
@@ -69,7 +71,7 @@ struct known {
     uint32_t settled_in; /* a transaction of which no good answer came; 0: none */
     uint8_t shard;       /* where it went */
     uint64_t sequence;   /* in its queue, once it was seen */
-    uint64_t queue_id;
+    uint64_t queue_id;   /* 0: not known yet */
 
     /* While its settlement is on its way to the disk: */
     uint64_t settle_stamp; /* it is durable with the first that is published after it, by the */
@@ -86,6 +88,15 @@ struct transaction {
     uint64_t came_back; /* one of those, which was given out again: so it did not happen */
 };
 
+/* A name, and the queue that was last known to have it. */
+struct standing {
+    uint64_t id;
+    bool must;           /* its declaration was answered, and nobody has deleted it since */
+    unsigned deletes;    /* asked and not answered: until then nobody knows */
+    uint64_t used_ns;    /* not before then was it last in use */
+    uint64_t drained_id; /* in the last life: the queue that was emptied */
+};
+
 enum ask {
     ASK_LOGIN,
     ASK_ENTER,
@@ -95,6 +106,8 @@ enum ask {
     ASK_GET,
     ASK_PURGE,
     ASK_TRANSACT,
+    ASK_RESTLESS_QUEUE, /* declares one that comes and goes */
+    ASK_DELETE,
     ASK_RESTLESS, /* whose answer promises nothing */
 };
 
@@ -105,12 +118,15 @@ struct actor {
     struct client *client;
     struct publisher *publisher;
     struct request request;
-    bool busy; /* the request is pending */
+    uint8_t arguments[32]; /* of what it asks */
+    bool busy;             /* the request is pending */
     enum ask ask;
     bool ready, no_flow, leaving;
-    unsigned declared, bound, asked_queue; /* sets of queues; one queue */
+    unsigned declared, bound, asked_queue;   /* sets of queues; one queue */
+    uint64_t asked_id, asked_must, asked_ns; /* which it was and had to be, and when */
     struct consumer *consumer;
     unsigned consumer_queue;
+    uint64_t consumer_of; /* the queue's id; 0: it had gone when the answer came */
     bool consumer_settles;
     uint64_t consumer_last; /* sequence, of what came to it for the first time */
     uint64_t consumer_queue_id;
@@ -165,6 +181,8 @@ struct world {
     uint32_t transaction_count;
     unsigned queues_there, queues_bound; /* sets: a declaration, a binding was answered */
     unsigned purges[QUEUES];             /* under way */
+    struct standing standings[QUEUES];
+    uint64_t ended_ns; /* of the last life */
     unsigned
         unseen[QUEUES]; /* in this life: consumers that left, perhaps with messages on the way */
     uint32_t clients;   /* so far */
@@ -205,11 +223,8 @@ struct room *room_new(void);
 extern const char *const queue_names[QUEUES];
 #define FANOUT_NAME "everywhere"
 
-/* The shard of the queue as the actor's worker knows it; 0: it does not know the queue. */
-uint8_t model_shard(const struct actor *actor, unsigned queue);
-
-/* `copies` entries, of which `queue` is the first's, and the others are of the queues behind it. */
-uint64_t model_new(struct actor *actor, unsigned queue, unsigned copies, bool persistent);
+/* As many entries as the message goes to queues, in that order; one, when it goes nowhere. */
+uint64_t model_new(struct actor *actor, const unsigned *queues, unsigned count, bool persistent);
 struct message *model_message(struct actor *actor, uint64_t id, const char *exchange,
                               const char *key);
 /* The entry of what was delivered. `consumer`: to the actor's; else to a get of it. */
@@ -219,6 +234,7 @@ void model_settled(struct actor *actor, uint64_t id, unsigned shard);
 void model_confirmed(struct actor *actor, uint64_t id, bool accepted);
 void model_transacted(struct world *w, uint32_t number, bool done);
 void model_purge_asked(struct world *w, unsigned queue);
+void model_deleted(struct world *w, uint64_t queue_id); /* perhaps */
 void model_life_over(struct world *w);
 void model_judge(struct world *w);
 
@@ -227,6 +243,7 @@ void model_judge(struct world *w);
 void actor_open(struct world *w, unsigned index);
 void actor_act(struct actor *actor);
 void actor_get(struct actor *actor, unsigned queue);
+void actor_purge(struct actor *actor, unsigned queue);
 void actor_settle(struct actor *actor, size_t index, enum outcome outcome);
 
 /* Gives everything back and closes; what is pending completes into nothing. */
@@ -248,5 +265,37 @@ void actor_asked(struct actor *actor, enum ask ask, int outcome);
 
 void restless_act(struct actor *actor);
 void restless_answered(struct actor *actor);
+
+#define EXCHANGES 2u
+extern const char *const restless_exchanges[EXCHANGES];
+
+/* Where a message with that key goes, as the actor's worker sees it: looked up the plain way.
+ * False: it has no such exchange. */
+bool restless_route(const struct actor *actor, unsigned exchange, struct slice key,
+                    unsigned queues[QUEUES], unsigned *count);
+
+/* ---- standing.c ---- */
+
+/* As the worker knows it, by the name; NULL: it knows none. */
+const struct catalog_queue *standing_look(const struct world *w, unsigned worker, unsigned queue);
+bool standing_is_durable(unsigned queue); /* and stays when its declarer goes */
+uint32_t standing_expires_ms(const struct world *w, unsigned queue); /* 0: never */
+
+/* The queue must be there, under this id; 0: nothing is promised. */
+uint64_t standing_must(const struct world *w, unsigned queue);
+
+/* A request that speaks of the queue is asked, or answered, without or with a use of the queue. */
+void standing_asked(struct actor *actor, unsigned queue);
+void standing_answered(struct actor *actor, bool used);
+void standing_delete_asked(struct actor *actor);
+void standing_delete_answered(struct actor *actor, int code);
+void standing_unsubscribed(struct actor *actor); /* or its client goes */
+
+void standing_life_begins(struct world *w);
+void standing_life_over(struct world *w);
+
+/* Nothing is on its way: queues that must be there are, those that are unused have expired, and in
+ * each is what must be. */
+void standing_check(struct world *w);
 
 #endif
