@@ -298,6 +298,17 @@ static bool shard_is_ready_to_close(struct shard *shard)
     return false;
 }
 
+/* Others wait for their deletions to be settled, so the first worker goes on until all is. */
+static bool catalog_is_settled(struct worker *worker)
+{
+    struct line *settled = &worker->catalog_settled;
+
+    if (!worker_has_catalog(worker) || settled->failed || settled->done == worker->catalog.events)
+        return true;
+    line_hurry(settled);
+    return false;
+}
+
 /* When no worker has clients any more: a last checkpoint of each shard, with exact states, then the
  * logs. */
 static void stop_wait(struct timer *timer)
@@ -306,6 +317,7 @@ static void stop_wait(struct timer *timer)
     bool ready = peers_have_ended(worker);
 
     worker->is_quiet = ready;
+    ready = ready && catalog_is_settled(worker);
     for (unsigned i = 0; ready && i < worker->shard_count; i++)
         ready = shard_is_ready_to_close(worker->shards[i]);
     if (!ready) {
