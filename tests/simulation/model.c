@@ -220,7 +220,8 @@ uint64_t model_delivered(struct actor *actor, unsigned queue, const struct deliv
     if (k->settled_in) {
         CHECK(w, !w->transactions[k->settled_in].committed || w->corruption_reported,
               "message %" PRIu64 " was settled in transaction %u and is back", id, k->settled_in);
-        w->transactions[k->settled_in].came_back = id;
+        if (k->queue < QUEUES_STAY)
+            w->transactions[k->settled_in].came_back = id;
         k->settled_in = 0;
     }
     k->queue_id = delivery->lease.queue->id;
@@ -257,6 +258,13 @@ void model_settled(struct actor *actor, uint64_t id, unsigned shard)
         w->settling[w->settling_count++] = id;
 }
 
+/* A queue that is being deleted forgets what is settled; and if the power goes before the deletion
+ * is on disk, it is back as it was. */
+static bool can_keep(const struct world *w, const struct known *k)
+{
+    return k->persistent && (k->queue < QUEUES_STAY || standing_must(w, k->queue) == k->queue_id);
+}
+
 /* What a worker's clients settled in a shard, before what they published there and what is durable
  * now, is durable, too: one way there, one log, one order. */
 static void settlements_durable(struct world *w, unsigned worker, unsigned shard, uint64_t stamp)
@@ -269,7 +277,7 @@ static void settlements_durable(struct world *w, unsigned worker, unsigned shard
         if (!k->settled || !k->settle_stamp)
             continue;
         if (ours && k->settle_stamp <= stamp)
-            k->settle_durable = true;
+            k->settle_durable = can_keep(w, k);
         else
             w->settling[left++] = w->settling[i];
     }
@@ -306,7 +314,7 @@ void model_transacted(struct world *w, uint32_t number, bool done)
               number, t->settled[i]);
         k->settled_in = 0;
         k->settled = true;
-        k->settle_durable = k->persistent;
+        k->settle_durable = can_keep(w, k);
     }
 }
 
