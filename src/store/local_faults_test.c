@@ -73,6 +73,15 @@ ssize_t pread(int descriptor, void *bytes, size_t size, off_t offset)
     return syscall(SYS_pread64, descriptor, bytes, size, offset);
 }
 
+/* What a compiler that checks the sizes of buffers (_FORTIFY_SOURCE) makes of it. */
+ssize_t pread_into(int descriptor, void *bytes, size_t size, off_t offset,
+                   size_t room) __asm__("__pread64_chk");
+ssize_t pread_into(int descriptor, void *bytes, size_t size, off_t offset, size_t room)
+{
+    assert_true(size <= room);
+    return pread(descriptor, bytes, size, offset);
+}
+
 int fdatasync(int descriptor)
 {
     return fails(CALL_FDATASYNC) ? -1 : (int)syscall(SYS_fdatasync, descriptor);
@@ -111,6 +120,12 @@ int open(const char *name, int flags, ...)
     int mode = flags & O_CREAT ? va_arg(arguments, int) : 0;
     va_end(arguments);
     return fails(CALL_OPEN) ? -1 : (int)syscall(SYS_open, name, flags, mode);
+}
+
+int open_there(const char *name, int flags) __asm__("__open64_2"); /* see pread_into() */
+int open_there(const char *name, int flags)
+{
+    return open(name, flags);
 }
 
 /* ---- the scene ---- */
