@@ -155,7 +155,7 @@ static void collect(struct listing *listing)
         listing->is_over = true;
         return;
     }
-    for (unsigned i = 1; listing->count < LISTING_PAGE; i++) {
+    while (listing->count < LISTING_PAGE) {
         queue = catalog_walk_next(&worker->catalog, &listing->walk);
         if (!queue) {
             listing->is_over = true;
@@ -165,7 +165,7 @@ static void collect(struct listing *listing)
             catalog_queue_ref(queue);
             add(listing, queue);
         }
-        if (i % 16 == 0 && loop_precise_ns(worker->loop) - start_ns >= JOB_SLICE_NS)
+        if (loop_precise_ns(worker->loop) - start_ns >= JOB_SLICE_NS)
             return;
     }
 }
@@ -314,14 +314,14 @@ static bool report_slice(struct request *request)
     uint64_t start_ns = loop_precise_ns(worker->loop);
     const struct catalog_queue *queue;
 
-    for (unsigned i = 1; (queue = catalog_walk_next(&worker->catalog, &job->walk)); i++) {
+    while ((queue = catalog_walk_next(&worker->catalog, &job->walk))) {
         if (queue->hosted && !(queue->flags & CATALOG_HIDDEN)) {
             report->queues++;
             report->consumers += queue->hosted->queue.consumers;
             report->messages_ready += queue->hosted->queue.ready;
             report->messages_leased += queue->hosted->queue.leased;
         }
-        if (i % 16 == 0 && loop_precise_ns(worker->loop) - start_ns >= JOB_SLICE_NS)
+        if (loop_precise_ns(worker->loop) - start_ns >= JOB_SLICE_NS)
             return false;
     }
     report_rest(worker, report);

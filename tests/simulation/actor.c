@@ -199,6 +199,9 @@ static void answered(struct actor *actor)
     case ASK_RESTLESS:
         restless_answered(actor);
         break;
+    case ASK_LOOK:
+        looker_answered(actor);
+        break;
     }
     if (!actor->ready || w->draining)
         next_ask(actor);
@@ -499,6 +502,10 @@ static void act_freely(struct actor *actor)
 {
     struct world *w = actor->world;
 
+    if (actor->look || dice(w, 30) == 0) {
+        looker_act(actor);
+        return;
+    }
     switch (dice(w, 14)) {
     case 0:
     case 1:
@@ -643,6 +650,7 @@ void actor_free(struct actor *actor)
     if (actor->busy && actor->ask == ASK_DELETE)
         standing_delete_answered(actor, 0); /* perhaps */
     release_messages(actor);
+    looker_forget(actor);
     client_free(actor->client);
     actor->client = NULL;
 }
@@ -654,6 +662,7 @@ void actor_abandon(struct actor *actor)
     if (actor->busy && actor->ask == ASK_DELETE)
         standing_delete_answered(actor, 0); /* perhaps */
     release_messages(actor);
+    looker_forget(actor);
     /* complete, and neither told nor, after it has closed, given back */
     if (actor->busy && actor->ask == ASK_GET && !actor_is_idle(actor) &&
         actor->request.result.get.delivery.message)

@@ -8,6 +8,7 @@
  *   world.c     lives: workers start, actors act, the process crashes or stops
  *   actor.c     what clients do with queues that stay
  *   restless.c  what they do with queues that come and go, on all workers at once
+ *   looker.c    they list queues and ask for numbers
  *   model.c     what was promised of messages, and what became of it
  *   standing.c  the same of queues; what must be in them when nothing is on its way
  */
@@ -109,6 +110,7 @@ enum ask {
     ASK_RESTLESS_QUEUE, /* declares one that comes and goes */
     ASK_DELETE,
     ASK_RESTLESS, /* whose answer promises nothing */
+    ASK_LOOK,
 };
 
 struct actor {
@@ -140,6 +142,7 @@ struct actor {
     struct message *messages[4];
     size_t publish_count;
     uint32_t transaction;
+    struct look *look; /* NULL: it does not look */
 };
 
 struct member {
@@ -237,6 +240,15 @@ void model_purge_asked(struct world *w, unsigned queue);
 void model_deleted(struct world *w, uint64_t queue_id); /* perhaps */
 void model_life_over(struct world *w);
 void model_judge(struct world *w);
+
+/* ---- looker.c ---- */
+
+/* Begins to look, or goes on; nothing may be pending. */
+void looker_act(struct actor *actor);
+void looker_answered(struct actor *actor);
+
+/* Before its client goes; idle, or abandoned. */
+void looker_forget(struct actor *actor);
 
 /* ---- actor.c ---- */
 
