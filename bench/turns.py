@@ -15,7 +15,7 @@ def name(program, offset):
 def parse(program, line):
     """(CPU ms, elapsed ms, [(function, ms, calls)])"""
     head, *parts = line.split("; ")
-    _, cpu, _, elapsed = head.split()
+    _, cpu, _, elapsed, _, _ = head.split()
     words = [part.split() for part in parts]
     return (int(cpu) / 1000, int(elapsed) / 1000,
             [(name(program, w[0]), int(w[1]) / 1000, int(w[2][1:])) for w in words])

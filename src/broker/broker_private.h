@@ -39,11 +39,12 @@ struct worker {
     bool has_ended; /* it stops, and has said that it changes nothing in the catalog */
     bool is_quiet;  /* it stops, and no worker has clients any more */
 
+    struct list lines_going;   /* in which requests may go on: struct line.going */
     struct list completions;   /* requests that are complete, not yet told */
     struct list jobs;          /* requests with work proportional to a count: a slice per turn */
     struct list cancellations; /* subscriptions that the broker ended, not yet told */
     struct list parts;         /* of transactions, with work: part.h */
-    struct task tell;          /* completions, cancellations */
+    struct task tell;          /* lines that go on, completions, cancellations */
     struct task work;          /* jobs, parts, discards */
 
     struct list transactions; /* of clients here, over several shards */
@@ -168,6 +169,10 @@ struct place *worker_place(const struct worker *worker, unsigned shard);
 void request_begin(struct client *client, struct request *request);
 int request_end(struct request *request) MUST_CHECK;
 void request_wait(struct request *request, struct line *line, uint64_t number);
+
+/* Requests whose line has come up to what they wait for go on; until so long after since_ns. False:
+ * there are more. */
+bool lines_slice(struct worker *worker, uint64_t since_ns);
 
 /* From a turn of the broker's own, for a request that is pending: as request_end(). */
 void request_go_on(struct request *request);

@@ -23,6 +23,8 @@ struct changes {
     struct pending_event *pending; /* ring; both grow */
     uint32_t head, count, capacity;
 
+    uint8_t *room; /* for the event at hand: EVENT_BYTES_MAX, made once */
+
     /* Exchanges that lost a binding while the order at hand was done. */
     uint64_t *losses;
     size_t losses_count, losses_capacity;
@@ -33,12 +35,14 @@ struct changes *changes_new(struct worker *worker)
     struct changes *changes = memory_new(sizeof *changes);
 
     changes->worker = worker;
+    changes->room = memory_new(EVENT_BYTES_MAX);
     return changes;
 }
 
 void changes_free(struct changes *changes)
 {
     free(changes->pending);
+    free(changes->room);
     free(changes->losses);
     free(changes);
 }
@@ -201,8 +205,7 @@ static int gone(struct failure *failure, const char *what)
 static int make_exchange(struct worker *worker, struct slice bytes, struct failure *failure)
 {
     struct exchange_event event;
-    uint8_t *room = memory_new(EVENT_BYTES_MAX);
-    struct writer w = writer_of(room, EVENT_BYTES_MAX);
+    struct writer w = writer_of(worker->changes->room, EVENT_BYTES_MAX);
     int result = catalog_decode_exchange(bytes, &event);
     ASSERT(result == 0); /* it comes from ourselves */
     const struct vhost *vhost = map_get_number(&worker->catalog.vhosts_by_id, event.vhost);
@@ -216,15 +219,13 @@ static int make_exchange(struct worker *worker, struct slice bytes, struct failu
         catalog_encode_exchange(&w, &event);
         result = change_make(worker, &w, event.flags & CATALOG_DURABLE, failure);
     }
-    free(room);
     return result;
 }
 
 static int make_queue(struct worker *worker, struct slice bytes, struct failure *failure)
 {
     struct queue_event event;
-    uint8_t *room = memory_new(EVENT_BYTES_MAX);
-    struct writer w = writer_of(room, EVENT_BYTES_MAX);
+    struct writer w = writer_of(worker->changes->room, EVENT_BYTES_MAX);
     int result = catalog_decode_queue(bytes, &event);
     ASSERT(result == 0);
     const struct vhost *vhost = map_get_number(&worker->catalog.vhosts_by_id, event.vhost);
@@ -238,7 +239,6 @@ static int make_queue(struct worker *worker, struct slice bytes, struct failure 
         catalog_encode_queue(&w, &event);
         result = change_make(worker, &w, catalog_is_logged(event.flags), failure);
     }
-    free(room);
     return result;
 }
 

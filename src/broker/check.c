@@ -70,7 +70,8 @@ static void check_queues_at_rest(const struct worker *worker)
 void worker_check_rest(const struct worker *worker)
 {
     ASSERT(list_empty(&worker->completions) && list_empty(&worker->cancellations));
-    ASSERT(list_empty(&worker->jobs) && list_empty(&worker->publishers_ready));
+    ASSERT(list_empty(&worker->jobs) && list_empty(&worker->lines_going) &&
+           list_empty(&worker->publishers_ready));
     ASSERT(list_empty(&worker->logins) && list_empty(&worker->login_waiters));
     ASSERT(list_empty(&worker->parts) && list_empty(&worker->transactions));
     check_line_quiet(&worker->catalog_settled);

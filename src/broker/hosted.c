@@ -10,6 +10,7 @@ void line_init(struct line *line)
     *line = (struct line){0};
     list_init(&line->requests);
     list_init(&line->publishers);
+    list_init(&line->going);
 }
 
 void line_hurry(struct line *line)
@@ -18,14 +19,43 @@ void line_hurry(struct line *line)
         log_commit(line->log);
 }
 
-static void requests_advance(struct line *line)
+/* The request that may go on; NULL: none. */
+static struct request *line_first(const struct line *line)
 {
-    LIST_EACH (&line->requests, link) {
-        struct request *request = CONTAINER_OF(link, struct request, link);
-        if (!mark_is_good(request->waits[0]) && !line->failed)
-            break;
-        request_go_on(request);
+    struct list *link = list_first(&line->requests);
+    struct request *request = link ? CONTAINER_OF(link, struct request, link) : NULL;
+
+    return request && (line->failed || mark_is_good(request->waits[0])) ? request : NULL;
+}
+
+static void goes_on(struct line *line)
+{
+    struct request *first = line_first(line);
+
+    if (first && !list_linked(&line->going)) {
+        struct worker *worker = first->client->worker;
+        list_append(&worker->lines_going, &line->going);
+        loop_defer(worker->loop, &worker->tell, LOOP_DISPATCH);
     }
+    publishers_advance(line);
+}
+
+bool lines_slice(struct worker *worker, uint64_t since_ns)
+{
+    struct list *link;
+
+    while ((link = list_first(&worker->lines_going)) != NULL) {
+        struct line *line = CONTAINER_OF(link, struct line, going);
+        struct request *request = line_first(line);
+        list_remove(link);
+        if (!request)
+            continue;
+        list_append(&worker->lines_going, link);
+        request_go_on(request);
+        if (loop_precise_ns(worker->loop) - since_ns > JOB_SLICE_NS)
+            return false;
+    }
+    return true;
 }
 
 void line_advance(struct line *line, uint64_t done)
@@ -33,15 +63,13 @@ void line_advance(struct line *line, uint64_t done)
     if (done <= line->done)
         return;
     line->done = done;
-    requests_advance(line);
-    publishers_advance(line);
+    goes_on(line);
 }
 
 void line_fail(struct line *line)
 {
     line->failed = true;
-    requests_advance(line);
-    publishers_advance(line);
+    goes_on(line);
 }
 
 /* ---- expiry of unused queues ---- */

@@ -21,6 +21,7 @@ struct line {
     struct log *log;        /* whose blocks they are; NULL: not a log's */
     struct list requests;   /* by growing number */
     struct list publishers; /* in no order; each knows what it waits for */
+    struct list going;      /* of the worker's lines in which requests may go on */
 };
 
 static inline bool mark_is_good(struct mark mark)
@@ -119,7 +120,8 @@ void hosted_settled(struct worker *worker);
 
 void line_init(struct line *line);
 
-/* It has come up to this number: requests complete, publishers are told. */
+/* It has come up to this number: requests go on and publishers are told in a later phase, as many
+ * in a turn as there is time for. */
 void line_advance(struct line *line, uint64_t done);
 
 /* Somebody has begun to wait in it: a log is asked to commit. */

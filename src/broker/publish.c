@@ -429,24 +429,36 @@ void publishers_refuse(struct worker *worker, const struct line *line, uint64_t 
     }
 }
 
-static void tell_all(struct list *publishers)
-{
-    struct list all;
-
-    list_init(&all);
-    list_move_all(&all, publishers);
-    for (struct list *link; (link = list_take_first(&all));)
-        publisher_tell(CONTAINER_OF(link, struct publisher, link));
-}
-
 void publishers_advance(struct line *line)
 {
-    tell_all(&line->publishers);
+    struct list *link = list_first(&line->publishers);
+
+    if (!link)
+        return;
+    struct worker *worker = CONTAINER_OF(link, struct publisher, link)->client->worker;
+    list_move_all(&worker->publishers_ready, &line->publishers);
+    loop_defer(worker->loop, &worker->confirm, LOOP_COMMIT);
 }
 
+/* Those who still wait for something find their line again. */
 void publishers_confirm(struct task *task)
 {
-    tell_all(&CONTAINER_OF(task, struct worker, confirm)->publishers_ready);
+    struct worker *worker = CONTAINER_OF(task, struct worker, confirm);
+    uint64_t since_ns = loop_precise_ns(worker->loop);
+    struct list now;
+    struct list *link;
+
+    list_init(&now);
+    list_move_all(&now, &worker->publishers_ready);
+    while ((link = list_take_first(&now)) != NULL) {
+        publisher_tell(CONTAINER_OF(link, struct publisher, link));
+        if (loop_precise_ns(worker->loop) - since_ns > TURN_SLICE_NS)
+            break;
+    }
+    list_move_all(&now, &worker->publishers_ready); /* who had to wait comes first */
+    list_move_all(&worker->publishers_ready, &now);
+    if (!list_empty(&worker->publishers_ready))
+        loop_defer(worker->loop, task, LOOP_COMMIT);
 }
 
 /* ---- publishing ---- */

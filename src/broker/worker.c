@@ -32,32 +32,54 @@ void worker_options_default(struct worker_options *options)
 
 /* ---- what there is to tell, and to do ---- */
 
+/* Sessions are told of so much in a turn: each writes an answer, and goes on with what it has been
+ * sent meanwhile. What is delivered and confirmed is not told here, and does not wait. */
+#define TOLD_A_TURN 16u
+
+static void tell_completion(struct request *request)
+{
+    struct client *client = request->client;
+
+    list_remove(&request->link);
+    client->outstanding--;
+    if (!client->closed)
+        client->options.events->completed(client->options.session, request);
+    else if (request->is_get)
+        get_give_back(request);
+}
+
+static void tell_cancellation(struct subscription *subscription)
+{
+    struct client *client = subscription->client;
+    void *cookie = subscription->cookie;
+
+    subscription_free(subscription);
+    client->options.events->cancelled(client->options.session, cookie);
+}
+
 static void tell(struct task *task)
 {
     struct worker *worker = CONTAINER_OF(task, struct worker, tell);
-    struct list completions;
+    uint64_t since_ns = loop_precise_ns(worker->loop);
+    bool goes_on = !lines_slice(worker, since_ns);
+    struct list *link;
+    struct list now;
+    unsigned told = 0;
 
-    list_init(&completions);
-    list_move_all(&completions, &worker->completions);
-    for (struct list *link; (link = list_take_first(&completions));) {
-        struct request *request = CONTAINER_OF(link, struct request, link);
-        struct client *client = request->client;
-        client->outstanding--;
-        if (!client->closed)
-            client->options.events->completed(client->options.session, request);
-        else if (request->is_get)
-            get_give_back(request);
-    }
-    for (struct list *link; (link = list_first(&worker->cancellations));) {
-        struct subscription *subscription = CONTAINER_OF(link, struct subscription, cancel_link);
-        struct client *client = subscription->client;
-        void *cookie = subscription->cookie;
-        subscription_free(subscription);
-        client->options.events->cancelled(client->options.session, cookie);
-    }
+    list_init(&now);
+    list_move_all(&now, &worker->completions);
+    for (; told < TOLD_A_TURN && (link = list_first(&now)) != NULL; told++)
+        tell_completion(CONTAINER_OF(link, struct request, link));
+    list_move_all(&now, &worker->completions); /* those who had to wait come first */
+    list_move_all(&worker->completions, &now);
+    for (; told < TOLD_A_TURN && (link = list_first(&worker->cancellations)) != NULL; told++)
+        tell_cancellation(CONTAINER_OF(link, struct subscription, cancel_link));
+    if (goes_on || !list_empty(&worker->completions) || !list_empty(&worker->cancellations))
+        loop_defer(worker->loop, task, LOOP_DISPATCH);
 }
 
-/* A slice of each job, as many as the turn allows; those that had to wait are first in the next. */
+/* A slice of each job, as many as fit one slice of the turn; those that had to wait are first in
+ * the next. */
 static void jobs_slice(struct worker *worker)
 {
     uint64_t start_ns = loop_precise_ns(worker->loop);
@@ -70,7 +92,7 @@ static void jobs_slice(struct worker *worker)
         list_append(&worker->jobs, link); /* from where the slice may take it off itself */
         if (request->slice(request))
             request_go_on(request);
-        if (loop_precise_ns(worker->loop) - start_ns >= TURN_SLICE_NS)
+        if (loop_precise_ns(worker->loop) - start_ns >= JOB_SLICE_NS)
             break;
     }
     list_move_all(&now, &worker->jobs);
@@ -234,6 +256,7 @@ struct worker *worker_start(const struct worker_options *options,
     account_init(&worker->messages, &worker->memory, 0);
     list_init(&worker->clients);
     map_init_numbers(&worker->clients_by_id, loop_random(worker->loop));
+    list_init(&worker->lines_going);
     list_init(&worker->completions);
     list_init(&worker->jobs);
     list_init(&worker->parts);

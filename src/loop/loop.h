@@ -20,7 +20,7 @@
 
 #include <sys/uio.h>
 
-#define TURN_SLICE_NS      500000u  /* what one resumable job may use of a turn */
+#define TURN_SLICE_NS      250000u  /* what one resumable job may use of a turn */
 #define JOB_SLICE_NS       100000u  /* for a job behind whose slices other traffic waits */
 #define TURN_LONG_NS       1000000u /* longer turns are counted in loop_statistics.long_turns */
 #define NANOSECONDS_PER_MS UINT64_C(1000000)

@@ -69,8 +69,9 @@ void turn_trace_end(struct loop *loop)
 
     if (spent_ns <= TOLD_NS)
         return;
-    int size = snprintf(text, sizeof text, "turn: %llu of %llu",
-                        (unsigned long long)spent_ns / 1000, (unsigned long long)elapsed_ns / 1000);
+    int size = snprintf(text, sizeof text, "turn: %llu of %llu at %llu",
+                        (unsigned long long)spent_ns / 1000, (unsigned long long)elapsed_ns / 1000,
+                        (unsigned long long)loop->turn_began_ns / 1000);
     for (int i = 0; i < TOLD_MAX && size < 400; i++)
         size += tell_next(&loop->trace, text + size, sizeof text - (size_t)size);
     fprintf(stderr, "%s\n", text);

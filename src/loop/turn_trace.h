@@ -6,9 +6,10 @@
  *
  * For each turn that used more than 250 us one line on standard error, in microseconds:
  *
- *   turn: CPU of ELAPSED; FUNCTION TIME; FUNCTION TIME; ...
+ *   turn: CPU of ELAPSED at BEGAN; FUNCTION TIME; FUNCTION TIME; ...
  *
- * with the callbacks that used most of it, as offsets in the program (addr2line names them).
+ * with the callbacks that used most of it, as offsets in the program (addr2line names them), and the
+ * monotonic clock when it began: samples of `perf record -k CLOCK_MONOTONIC` can be found by it.
  */
 #ifndef SLUICE_LOOP_TURN_TRACE_H
 #define SLUICE_LOOP_TURN_TRACE_H

@@ -457,20 +457,22 @@ static bool has_read_enough(struct connection_host *host)
     return loop_precise_ns(loop) - loop_now_ns(loop) >= TURN_SLICE_NS;
 }
 
-static void read_later(struct connection *c)
+/* Into one of the two lists, unless it is in one already. */
+static void read_later(struct connection *c, struct list *list)
 {
     struct connection_host *host = c->host;
 
     if (!list_linked(&c->reader))
-        list_append(&host->readers, &c->reader);
+        list_append(list, &c->reader);
     if (!timer_is_set(&host->readers_timer))
         timer_set(&host->readers_timer, loop_now_ns(host->options.loop));
 }
 
-/* Of those who wait at least one has its turn. */
+/* Of those who wait at least one has its turn, and of those who go on. */
 static void readers_fire(struct timer *timer)
 {
     struct connection_host *host = CONTAINER_OF(timer, struct connection_host, readers_timer);
+    struct loop *loop = host->options.loop;
     struct list *link;
 
     while ((link = list_take_first(&host->readers)) != NULL) {
@@ -478,8 +480,14 @@ static void readers_fire(struct timer *timer)
         if (has_read_enough(host))
             break;
     }
-    if (!list_empty(&host->readers))
-        timer_set(timer, loop_now_ns(host->options.loop));
+    uint64_t start_ns = list_empty(&host->goers) ? 0 : loop_precise_ns(loop);
+    while ((link = list_take_first(&host->goers)) != NULL) {
+        read_now(CONTAINER_OF(link, struct connection, reader));
+        if (loop_precise_ns(loop) - start_ns >= JOB_SLICE_NS)
+            break;
+    }
+    if (!list_empty(&host->readers) || !list_empty(&host->goers))
+        timer_set(timer, loop_now_ns(loop));
 }
 
 static void connection_ready(void *context, unsigned events)
@@ -492,10 +500,10 @@ static void connection_ready(void *context, unsigned events)
     }
     if (!(events & STREAM_READABLE) || !c->stream)
         return;
-    if (list_empty(&c->host->readers) && !has_read_enough(c->host))
+    if (list_empty(&c->host->readers) && !list_linked(&c->reader) && !has_read_enough(c->host))
         read_now(c);
     else
-        read_later(c);
+        read_later(c, &c->host->readers);
 }
 
 static void look_at_wishes(struct connection *c)
@@ -506,7 +514,7 @@ static void look_at_wishes(struct connection *c)
     if (c->wire.again || goes_on) {
         c->wire.again = false;
         c->again = true;
-        read_later(c);
+        read_later(c, &c->host->goers);
     }
     if (c->wire.finished)
         begin_close(c, CLOSE_PROTOCOL);
@@ -556,6 +564,7 @@ static void touched(struct wire *wire)
 void connection_host_init(struct connection_host *host)
 {
     list_init(&host->readers);
+    list_init(&host->goers);
     list_init(&host->touched);
     timer_init(&host->readers_timer, host->options.loop, readers_fire);
     task_init(&host->flush, flush_run);
@@ -563,7 +572,7 @@ void connection_host_init(struct connection_host *host)
 
 void connection_host_fini(struct connection_host *host)
 {
-    ASSERT(list_empty(&host->readers) && list_empty(&host->touched));
+    ASSERT(list_empty(&host->readers) && list_empty(&host->goers) && list_empty(&host->touched));
     timer_stop(&host->readers_timer);
     task_cancel(&host->flush);
     output_cache_fini(&host->chunks);

@@ -41,8 +41,10 @@ struct connection_host {
                                before the first connection */
 
     /* However many connections are ready, a turn reads for TURN_SLICE_NS and writes for as long.
-     * Who has to wait is first in the next turn. */
+     * Who has to wait is first in the next turn. Those who go on with what they have sent before
+     * get JOB_SLICE_NS of their own: a thousand requests at once hold nobody up who sends one. */
     struct list readers; /* by connection.reader */
+    struct list goers;   /* the same */
     struct timer readers_timer;
     struct list touched; /* by connection.touched */
     struct task flush;   /* FLUSH */
@@ -66,7 +68,7 @@ struct connection {
     bool was_paused;
     uint8_t *rest; /* input that the session has left */
     size_t rest_size, rest_capacity;
-    struct list reader;   /* in host.readers: waits for its turn to read, or for `again` */
+    struct list reader;   /* in host.readers: waits for its turn to read; in goers: for `again` */
     struct list touched;  /* in host.touched: something to write, or wishes */
     bool again;           /* input() is to be called without new bytes */
     struct task teardown; /* DISPATCH: the next step of closing */

@@ -878,6 +878,43 @@ static void many_connections_share_the_turns(void **state)
     }
 }
 
+/* Each look at the clock takes time, so that of those who go on one or two have their turn. */
+static void who_goes_on_holds_nobody_up(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 0; seed < 10; seed++) {
+        struct scene s;
+        struct logger logger;
+        struct client c[MANY], late;
+        size_t size = 20000;
+        unsigned turns = 0;
+        scene_begin(&s, seed, &logger, NULL);
+        uint8_t *bytes = random_items(s.loop, 50, &size);
+        client_connect(&late, s.loop, "\0\1x", 3);
+        run_ms(&s, 50);
+        s.service.one_at_a_time = true;
+        simulated_options(s.loop)->short_ppm = 0;
+        for (int i = 0; i < MANY; i++)
+            client_connect(&c[i], s.loop, bytes, size);
+        run_ms(&s, 2);
+        simulated_options(s.loop)->jump_ppm = 1000000;
+        simulated_run_turns(s.loop, 20);
+        client_send(&late, "\0\1y", 3);
+        for (; late.received_size < 6; turns++)
+            assert_true(simulated_run_turns(s.loop, 1));
+        assert_in_range(turns, 1, 30); /* and not one for each of those who go on */
+        simulated_options(s.loop)->jump_ppm = 0;
+        run_ms(&s, 60000);
+        for (int i = 0; i < MANY; i++) {
+            assert_int_equal(c[i].received_size, size);
+            client_close(&c[i]);
+        }
+        client_close(&late);
+        scene_end(&s);
+        free(bytes);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -901,6 +938,7 @@ int main(void)
         cmocka_unit_test(input_without_memory_or_progress_closes),
         cmocka_unit_test(one_connection_cannot_hog_a_turn),
         cmocka_unit_test(many_connections_share_the_turns),
+        cmocka_unit_test(who_goes_on_holds_nobody_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
