@@ -252,6 +252,9 @@ void publishers_refuse(struct worker *worker, const struct line *line, uint64_t 
                        uint64_t last);
 
 void publisher_free(struct publisher *publisher);
+
+/* What is published next is confirmed when this event is settled, too. */
+void publisher_wait_settled(struct publisher *publisher, uint64_t version);
 void publishers_advance(struct line *line);
 void publishers_confirm(struct task *task);
 void route_cache_free(struct route_cache *cache);

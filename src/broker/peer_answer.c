@@ -296,6 +296,8 @@ static void publish(struct peer *peer, const struct letter_publish *letter)
         struct catalog_queue *queue = catalog_queue_by_id(&worker->catalog, letter->ids[i]);
         if (queue && queue->hosted)
             queues[publish.queues++] = queue;
+        else if (publish.publisher) /* deleted; a crash before that is durable brings it back */
+            publisher_wait_settled(publish.publisher, worker->catalog.events);
     }
     if (publish_routed(peer->proxy, &publish, queues) != 0)
         log_debug(worker->logger, "queue", "a message is lost: %s", publish.failure.text);

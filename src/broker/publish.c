@@ -487,10 +487,18 @@ static size_t sort_by_place(struct worker *worker, struct catalog_queue **queues
     return places;
 }
 
+void publisher_wait_settled(struct publisher *publisher, uint64_t version)
+{
+    struct mark mark = {&publisher->client->worker->catalog_settled, version};
+
+    if (!mark_is_good(mark))
+        publisher_also(publisher, mark);
+}
+
 /* The confirm of a message in a queue whose making is not on disk yet waits for that, too: else a
  * crash could lose a queue with what was confirmed in it. */
-static void also_wait_for_queues(struct worker *worker, struct publisher *publisher,
-                                 struct catalog_queue **queues, size_t count)
+static void also_wait_for_queues(struct publisher *publisher, struct catalog_queue **queues,
+                                 size_t count)
 {
     uint64_t version = 0;
 
@@ -498,9 +506,7 @@ static void also_wait_for_queues(struct worker *worker, struct publisher *publis
         if (queues[i]->version > version && catalog_is_logged(queues[i]->flags))
             version = queues[i]->version;
     }
-    struct mark mark = {&worker->catalog_settled, version};
-    if (!mark_is_good(mark))
-        publisher_also(publisher, mark);
+    publisher_wait_settled(publisher, version);
 }
 
 static int publish_here(struct shard *shard, struct message *message, struct catalog_queue **queues,
@@ -512,7 +518,7 @@ static int publish_here(struct shard *shard, struct message *message, struct cat
     int result = shard_enqueue(shard, message, queues, count, &logged, failure);
     *mark = (struct mark){0};
     if (logged && publisher) {
-        also_wait_for_queues(shard->place.worker, publisher, queues, count);
+        also_wait_for_queues(publisher, queues, count);
         *mark = (struct mark){&shard->place.line, log_block_last(shard->log)};
         log_commit(shard->log);
     }
