@@ -61,7 +61,7 @@ struct worker {
     struct list flow_waiters; /* clients */
     enum flow flow;
     enum flow flow_told; /* to peers, as well as */
-    uint64_t memory_told;
+    uint64_t memory_told, memory_seen; /* by the last watch */
     bool disk_is_low;
     struct timer watch;
     uint64_t long_turns_told;

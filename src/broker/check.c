@@ -107,6 +107,17 @@ static void check_queue_quiet(const struct catalog_queue *queue)
     ASSERT(!hosted->exclusive_consumer);
 }
 
+/* Nobody holds memory but queues, and transactions that are in doubt. */
+static void check_accounts_quiet(const struct worker *worker)
+{
+    bool in_doubt = false;
+
+    for (unsigned i = 0; i < worker->shard_count; i++)
+        in_doubt = in_doubt || map_count(&worker->shards[i]->ledger.parts) > 0;
+    ASSERT(worker->memory.used >= worker->messages.used);
+    ASSERT(in_doubt || worker->memory.used == worker->messages.used);
+}
+
 void worker_check_quiet(const struct worker *worker)
 {
     struct map_cursor cursor = {0};
@@ -114,6 +125,7 @@ void worker_check_quiet(const struct worker *worker)
     worker_check_rest(worker);
     ASSERT(worker->client_count == 0 && map_count(&worker->clients_by_id) == 0);
     ASSERT(list_empty(&worker->flow_waiters));
+    check_accounts_quiet(worker);
     ASSERT(list_empty(&worker->catalog.forgotten) || worker->catalog_settled.failed);
     for (unsigned i = 0; i < worker->count; i++) {
         const struct peer *peer = worker->peers[i];

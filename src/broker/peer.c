@@ -207,7 +207,9 @@ bool peers_have_ended(struct worker *worker)
 
 /* ---- how it is ---- */
 
-#define MEMORY_STEP_BYTES (1u << 20) /* smaller changes are not told */
+/* Smaller changes are told when no other follows: else a publisher could stay blocked for ever by
+ * what its worker was last told. */
+#define MEMORY_STEP_BYTES (1u << 20)
 
 void peers_status(struct worker *worker)
 {
@@ -215,8 +217,11 @@ void peers_status(struct worker *worker)
     uint64_t used = worker->memory.used;
     uint64_t change =
         used > worker->memory_told ? used - worker->memory_told : worker->memory_told - used;
+    bool rests = used == worker->memory_seen;
 
-    if (worker->count == 1 || (flow == worker->flow_told && change < MEMORY_STEP_BYTES))
+    worker->memory_seen = used;
+    if (worker->count == 1 ||
+        (flow == worker->flow_told && change < MEMORY_STEP_BYTES && (change == 0 || !rests)))
         return;
     worker->flow_told = flow;
     worker->memory_told = used;

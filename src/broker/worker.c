@@ -440,6 +440,8 @@ uint32_t worker_client_count(const struct worker *worker)
 
 void worker_statistics(const struct worker *worker, struct worker_statistics *statistics)
 {
+    const struct mail_statistics *mail =
+        worker->mailbox ? mailbox_statistics(worker->mailbox) : NULL;
     struct map_cursor cursor = {0};
 
     *statistics = (struct worker_statistics){
@@ -448,6 +450,8 @@ void worker_statistics(const struct worker *worker, struct worker_statistics *st
         .delivered = worker->delivered,
         .message_bytes = worker->messages.used,
         .memory_bytes = worker->memory.used,
+        .letters_sent = mail ? mail->letters_sent : 0,
+        .letters_received = mail ? mail->letters_received : 0,
     };
     for (struct catalog_queue *q; (q = map_next(&worker->catalog.queues_by_id, &cursor));) {
         if (!q->hosted)

@@ -86,7 +86,10 @@ static void on_cancelled(void *session, void *cookie)
 static void on_flow(void *session, enum flow flow)
 {
     struct actor *actor = session;
-    actor->no_flow = flow != FLOW_OPEN;
+    CHECK(actor->world, flow != actor->flow, "actor %u is told flow %d twice", actor->index,
+          (int)flow);
+    actor->world->alarms += flow == FLOW_OPEN && actor->flow != FLOW_BUSY;
+    actor->flow = flow;
 }
 
 static void on_kick(void *session, const char *reason)
@@ -327,7 +330,7 @@ static void publish(struct actor *actor)
     struct way way;
 
     choose_way(actor, &way);
-    if (actor->no_flow || w->ids + QUEUES >= IDS_MAX)
+    if (actor->flow != FLOW_OPEN || w->ids + QUEUES >= IDS_MAX)
         return;
     check_way(actor, &way);
     uint64_t id = model_new(actor, way.queues, way.count, persistent);
@@ -343,7 +346,7 @@ static void publish(struct actor *actor)
           "message %" PRIu64 " went to %zu queues instead of %u", id, p.queues, way.count);
     if (!way.exists)
         actor->sequence--;
-    actor->no_flow = broker_flow(actor->client) != FLOW_OPEN;
+    actor->flow = broker_flow(actor->client);
 }
 
 static void unsubscribe(struct actor *actor)
@@ -634,8 +637,11 @@ void actor_check_rest(const struct actor *actor)
     CHECK(w, actor->confirmed == actor->sequence,
           "actor %u waits for confirms of %" PRIu64 " to %" PRIu64, actor->index,
           actor->confirmed + 1, actor->sequence);
-    CHECK(w, !actor->no_flow || w->failed_shards != 0 || w->seed % 16 == 9,
-          "actor %u may not go on", actor->index);
+    CHECK(w, actor->flow == FLOW_OPEN || actor->flow == world_flow(w),
+          "actor %u was told flow %d, and it is %d", actor->index, (int)actor->flow,
+          (int)world_flow(w));
+    CHECK(w, broker_flow(actor->client) == world_flow(w), "actor %u: flow is %d instead of %d",
+          actor->index, (int)broker_flow(actor->client), (int)world_flow(w));
 }
 
 bool actor_is_idle(const struct actor *actor)
@@ -648,7 +654,7 @@ void actor_free(struct actor *actor)
     if (actor->busy && actor->ask == ASK_PURGE)
         actor->world->purges[actor->asked_queue]--;
     if (actor->busy && actor->ask == ASK_DELETE)
-        standing_delete_answered(actor, 0); /* perhaps */
+        standing_delete_answered(actor, E_FAILED); /* or not */
     release_messages(actor);
     looker_forget(actor);
     client_free(actor->client);
@@ -660,7 +666,7 @@ void actor_abandon(struct actor *actor)
     if (!actor->client)
         return;
     if (actor->busy && actor->ask == ASK_DELETE)
-        standing_delete_answered(actor, 0); /* perhaps */
+        standing_delete_answered(actor, E_FAILED); /* or not */
     release_messages(actor);
     looker_forget(actor);
     /* complete, and neither told nor, after it has closed, given back */

@@ -21,7 +21,7 @@
 struct slot {
     pid_t process; /* 0: none */
     uint64_t seed, block_end;
-    uint64_t passed, deliveries, far_deliveries, crashes, confirms;
+    uint64_t passed, deliveries, far_deliveries, crashes, confirms, alarms;
 };
 
 struct shared {
@@ -42,6 +42,7 @@ static void run_seed(const struct options *options, struct slot *slot, struct wo
     slot->far_deliveries += w->far_deliveries;
     slot->crashes += w->crashes;
     slot->confirms += w->confirms;
+    slot->alarms += w->alarms;
 }
 
 /* First what is left of the block at hand. */
@@ -114,6 +115,7 @@ static struct slot total(const struct shared *shared)
         sum.far_deliveries += slot->far_deliveries;
         sum.crashes += slot->crashes;
         sum.confirms += slot->confirms;
+        sum.alarms += slot->alarms;
     }
     return sum;
 }
@@ -161,8 +163,8 @@ int seeds_run(const struct options *options)
     struct slot sum = total(shared);
     uint64_t failures = shared->failed;
     printf("%" PRIu64 " seeds: %" PRIu64 " crashes, %" PRIu64 " confirms, %" PRIu64
-           " deliveries, %" PRIu64 " of them by mail\n",
-           sum.passed, sum.crashes, sum.confirms, sum.deliveries, sum.far_deliveries);
+           " deliveries, %" PRIu64 " of them by mail, %" PRIu64 " alarms that ended\n",
+           sum.passed, sum.crashes, sum.confirms, sum.deliveries, sum.far_deliveries, sum.alarms);
     if (failures > 0)
         printf("the first that failed: %" PRIu64 "\n", shared->first_failed);
     printf("%" PRIu64 " passed, %" PRIu64 " failed\n", sum.passed, failures);

@@ -129,6 +129,18 @@ void standing_delete_asked(struct actor *actor)
     actor->world->standings[actor->asked_queue].deletes++;
 }
 
+/* One that cannot be logged is undone by the next start. */
+static bool deletion_is_logged(const struct world *w, unsigned queue)
+{
+    return standing_is_durable(queue) && w->failed_shards == 0 && w->seed % 8 != 5;
+}
+
+static void check_not_deleted(const struct world *w, const struct catalog_queue *named)
+{
+    CHECK(w, named->id >= QUEUE_IDS_MAX || !w->deleted[named->id] || w->corruption_reported,
+          "queue %" PRIu64 ", %s, was deleted and is there", named->id, named->name);
+}
+
 /* By its id, the one that the worker knew when it was asked. */
 void standing_delete_answered(struct actor *actor, int code)
 {
@@ -142,6 +154,8 @@ void standing_delete_answered(struct actor *actor, int code)
         s->must = false;
     if (actor->asked_id)
         model_deleted(w, actor->asked_id);
+    if (code == 0 && actor->asked_id < QUEUE_IDS_MAX && deletion_is_logged(w, actor->asked_queue))
+        w->deleted[actor->asked_id] = true;
 }
 
 void standing_unsubscribed(struct actor *actor)
@@ -171,6 +185,8 @@ void standing_life_begins(struct world *w)
         uint64_t id = standing_must(w, queue);
         if (id)
             check_all_know(w, queue, id);
+        if (standing_look(w, 0, queue))
+            check_not_deleted(w, standing_look(w, 0, queue));
     }
 }
 
@@ -242,6 +258,8 @@ void standing_check(struct world *w)
             check_all_know(w, queue, must);
         for (unsigned i = 0; i < w->workers; i++) {
             const struct catalog_queue *named = standing_look(w, i, queue);
+            if (named)
+                check_not_deleted(w, named);
             if (named && named->hosted)
                 check_content(w, queue, named->hosted);
             check_expired(w, queue, i);

@@ -52,6 +52,22 @@ bool world_flipped(const struct world *w)
     return false;
 }
 
+/* One worker's alarm is everybody's. */
+enum flow world_flow(const struct world *w)
+{
+    bool disk = w->failed_shards != 0;
+    uint64_t used = 0;
+
+    for (unsigned i = 0; i < w->workers; i++) {
+        const struct member *member = &w->members[i];
+        struct worker_statistics statistics;
+        worker_statistics(member->worker, &statistics);
+        used += statistics.memory_bytes;
+        disk = disk || (member->stores[0] && store_bytes_free(member->stores[0]) < w->disk_low);
+    }
+    return disk ? FLOW_DISK : w->memory_high && used >= w->memory_high ? FLOW_MEMORY : FLOW_OPEN;
+}
+
 /* ---- what workers tell ---- */
 
 static void on_line(void *context, enum log_level level, const char *category, const char *text)
@@ -145,7 +161,10 @@ static void choose_options(struct world *w, struct worker_options *options)
     options->default_pass = PASSWORD; /* one that costs what is said here, as "guest" does not */
     options->password_cost = (struct password_cost){8, 1};
     options->pending_ppm = 200000;
-    options->memory_high_bytes = w->seed % 16 == 9 ? 1u << 20 : 0;
+    w->memory_high = w->seed % 16 == 9 || dice(w, 12) == 0 ? 50000u << dice(w, 6) : 0;
+    w->disk_low = w->seed % 8 == 5 && dice(w, 2) ? (2 + dice(w, 10)) << 20 : 0;
+    options->memory_high_bytes = w->memory_high;
+    options->disk_low_bytes = w->disk_low;
     options->hot_bytes_max = w->seed % 3 ? 20000 : 64u << 20;
     /* small, so that segments fill, are checkpointed and go within a short life */
     options->log.segment_bytes_min = (uint32_t)(8192u << dice(w, 5));
@@ -270,12 +289,20 @@ static void check_rest(struct world *w)
 /* Nobody is there any more: the workers agree, and owe each other nothing. */
 static void check_quiet(struct world *w)
 {
+    uint64_t sent = 0, received = 0;
+
     world_run(w, 2000 * NANOSECONDS_PER_MS);
     for (unsigned i = 0; i < w->workers; i++) {
+        struct worker_statistics statistics;
+        worker_statistics(w->members[i].worker, &statistics);
+        sent += statistics.letters_sent;
+        received += statistics.letters_received;
         worker_check(w->members[i].worker);
         worker_check_quiet(w->members[i].worker);
         worker_check_same_catalog(w->members[i].worker, w->members[0].worker);
     }
+    CHECK(w, sent == received, "%" PRIu64 " letters were sent, and %" PRIu64 " read", sent,
+          received);
     standing_check(w);
 }
 

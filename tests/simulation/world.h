@@ -39,9 +39,10 @@
 #define BODY_PLACES 4093u
 
 /* Queues that stay come first, then those that come and go. */
-#define QUEUES_STAY 3u
-#define QUEUES      8u
-#define NOWHERE     QUEUES /* where a message went that no queue wanted */
+#define QUEUES_STAY   3u
+#define QUEUES        8u
+#define QUEUE_IDS_MAX 4096u
+#define NOWHERE       QUEUES /* where a message went that no queue wanted */
 
 struct world;
 
@@ -123,7 +124,8 @@ struct actor {
     uint8_t arguments[32]; /* of what it asks */
     bool busy;             /* the request is pending */
     enum ask ask;
-    bool ready, no_flow, leaving;
+    enum flow flow; /* as it was told */
+    bool ready, leaving;
     unsigned declared, bound, asked_queue;   /* sets of queues; one queue */
     uint64_t asked_id, asked_must, asked_ns; /* which it was and had to be, and when */
     struct consumer *consumer;
@@ -174,7 +176,8 @@ struct world {
     struct simulated_disk *disks[SHARDS_MAX];
     struct logger logger;
     bool corruption_reported;
-    unsigned failed_shards; /* a set */
+    unsigned failed_shards;         /* a set */
+    uint64_t memory_high, disk_low; /* watermarks */
     struct actor actors[ACTORS];
     struct known *known;
     uint64_t ids;
@@ -185,13 +188,14 @@ struct world {
     unsigned queues_there, queues_bound; /* sets: a declaration, a binding was answered */
     unsigned purges[QUEUES];             /* under way */
     struct standing standings[QUEUES];
-    uint64_t ended_ns; /* of the last life */
+    uint64_t ended_ns;           /* of the last life */
+    bool deleted[QUEUE_IDS_MAX]; /* of durable queues: it was answered that they are */
     unsigned
         unseen[QUEUES]; /* in this life: consumers that left, perhaps with messages on the way */
     uint32_t clients;   /* so far */
     uint64_t random_state;
     bool draining, resting;
-    uint64_t deliveries, far_deliveries, crashes, confirms;
+    uint64_t deliveries, far_deliveries, crashes, confirms, alarms;
 };
 
 /* ---- seeds.c ---- */
@@ -216,6 +220,7 @@ void trace(const struct world *w, const char *format, ...) PRINTF_LIKE(2, 3);
 uint64_t dice(struct world *w, uint64_t sides);
 void world_run(struct world *w, uint64_t for_ns); /* all loops */
 bool world_flipped(const struct world *w);        /* bits of any disk */
+enum flow world_flow(const struct world *w);      /* what publishers are to be told, at rest */
 void world_run_seed(struct world *w, const struct options *options, uint64_t seed,
                     struct room *room);
 
