@@ -389,6 +389,14 @@ void queue_close(struct queue *queue)
     list_remove(&queue->dirty_link);
 }
 
+void queue_close_moved(struct queue *queue)
+{
+    queue_close(queue);
+    queue->has_no_state = true;
+    if (queue->log)
+        log_drop_state(queue->log, queue->id);
+}
+
 bool queue_discard(struct queue *queue)
 {
     uint64_t since_ns = loop_precise_ns(queue->host->loop);
@@ -412,7 +420,7 @@ bool queue_discard(struct queue *queue)
     }
     if (queue->loads_count > 0)
         return false;
-    if (queue->log)
+    if (queue->log && !queue->has_no_state)
         log_drop_state(queue->log, queue->id);
     return true;
 }

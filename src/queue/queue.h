@@ -113,6 +113,7 @@ struct queue {
     uint32_t references; /* leases, consumers and the owner; the owner frees at 0 (queue_unref) */
     bool closed;         /* deleted: nothing is ready, settling does nothing */
     bool is_dirty;
+    bool has_no_state; /* in the log, any more */
     bool waits_for_mark;
 
     struct page_entry *pages; /* by growing number; some have become empty, see queue_private.h */
@@ -193,6 +194,10 @@ uint64_t queue_purge(struct queue *queue, uint64_t end, uint64_t *position, enum
  * does not come back with the queue), queue_discard() until it returns true gives back all memory
  * and room in the log. Consumers must be gone. */
 void queue_close(struct queue *queue);
+
+/* The same for one that is elsewhere now, durably: its state is dropped at once, since it may come
+ * back before all is discarded. */
+void queue_close_moved(struct queue *queue);
 bool queue_discard(struct queue *queue);
 
 /* The process ends, or a simulated one has crashed: gives back all memory, whoever refers to it.
@@ -246,5 +251,52 @@ void queue_recover_settled(struct queue *queue, uint64_t first, uint64_t last);
 void queue_recover_returned(struct queue *queue, uint64_t first, uint64_t last, uint32_t count);
 void queue_recover_delivered(struct queue *queue, uint64_t sequence);
 uint64_t queue_recover_end(struct queue *queue);
+
+/* ---- moving to another shard ----
+ *
+ * Nothing is pushed or given out meanwhile; what is leased may be settled and returned at any time,
+ * here, and there once it has been told. */
+
+/* A live message on its way. */
+struct queue_traveller {
+    struct message *message;
+    uint64_t sequence;
+    bool is_logged; /* it stands in the log of where it comes from */
+    bool is_leased, is_returned;
+    uint32_t count; /* returns that counted */
+};
+
+/* Tells all live messages in the order of their sequence. Zeroed, with queue and ready set; stays
+ * where it is while it is reading. */
+struct queue_walk {
+    struct queue *queue;
+    uint64_t at; /* all below have been told */
+    bool is_reading;
+    void (*ready)(struct queue_walk *walk); /* it can go on, or be given up */
+
+    /* The queue's from here: the page that is read back. */
+    uint64_t page;
+    struct log_read read;
+    uint8_t index[LOG_READ_MAX];
+};
+
+/* 1: the next, with a reference on its message for the caller; 0: that was all; E_AGAIN: it is
+ * being read back, and ready() follows; else why it cannot be read. */
+int queue_walk_next(struct queue_walk *walk, struct queue_traveller *traveller) MUST_CHECK;
+
+/* It must not be reading. */
+void queue_walk_fini(struct queue_walk *walk);
+
+/* What a queue has besides its messages. */
+struct queue_standing {
+    uint64_t next, fresh, mark; /* see struct queue */
+};
+struct queue_standing queue_standing(const struct queue *queue);
+
+/* A new queue takes over that standing, then what is told. position: of the message in its own log;
+ * 0: not in the log. The mark is durable when the queue's state is, which the caller writes and
+ * waits for. */
+void queue_arrive_begin(struct queue *queue, const struct queue_standing *standing);
+void queue_arrive(struct queue *queue, const struct queue_traveller *traveller, uint64_t position);
 
 #endif

@@ -280,6 +280,20 @@ static void not_missing(struct queue_promise *p, uint64_t count)
     p->missing -= count < p->missing ? count : p->missing;
 }
 
+/* Told twice: the queue was in this shard before, has been in another, and came back. It is the
+ * same message, and the older record was released. */
+static bool take_newer(struct queue *queue, struct queue_page *page, uint64_t sequence,
+                       uint64_t position)
+{
+    uint64_t *known = &page->positions[sequence % QUEUE_PAGE];
+
+    if (position <= *known)
+        return false;
+    log_release(queue->log, *known);
+    *known = position;
+    return true;
+}
+
 bool queue_recover_message(struct queue *queue, uint64_t sequence, uint64_t position, uint64_t size)
 {
     struct queue_promise *p = queue->promise;
@@ -289,7 +303,7 @@ bool queue_recover_message(struct queue *queue, uint64_t sequence, uint64_t posi
         return false; /* settled before the state was written */
     struct queue_page *page = page_get(queue, page_number(sequence));
     if (page && (page->live & page_bit(sequence)))
-        return false; /* told twice */
+        return take_newer(queue, page, sequence, position);
     if (!page)
         page = page_make(queue, page_number(sequence));
     page->live |= page_bit(sequence);
