@@ -310,6 +310,14 @@ struct binding_spec {
     struct slice key, arguments;
 };
 
+/* The queue moves to another shard of this process: with its messages, leases and consumers; what
+ * is published to it meanwhile waits. Needs the tag administrator. Completes when the move is
+ * durable and known to all workers. E_NOT_FOUND (queue, shard), E_DENIED, E_UNSUPPORTED (exclusive
+ * and hidden queues), E_IN_USE (it moves already, or a transaction holds on to it: try again),
+ * E_FULL, E_FAILED, E_TIMEOUT, E_CLOSED (the broker is stopping). */
+int broker_move_queue(struct client *client, struct request *request, struct slice name,
+                      uint32_t shard);
+
 int broker_bind(struct client *client, struct request *request, const struct binding_spec *spec);
 int broker_unbind(struct client *client, struct request *request, const struct binding_spec *spec);
 

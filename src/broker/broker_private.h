@@ -47,7 +47,23 @@ struct worker {
     struct task tell;          /* lines that go on, completions, cancellations */
     struct task work;          /* jobs, parts, discards */
 
+    struct list moves;    /* queues on their way to another shard: move.h */
+    struct list leavings; /* of them, those that leave shards of this worker */
+
+    /* Where publishes wait for queues on their way. */
+    struct onward {
+        struct place place;    /* its line: publishes held */
+        uint64_t last;         /* number of a publish held */
+        struct list order;     /* those that are not confirmed, by number */
+        struct client *client; /* in whose name they go on, */
+        struct publisher *publisher;
+        uint64_t sent_last; /* its sequence */
+        struct list sent;   /* those that have gone on, by that */
+        uint64_t bytes;     /* held */
+    } onward;
+
     struct list transactions; /* of clients here, over several shards */
+    uint32_t collecting;      /* of those, how many look at their queues */
     uint64_t transaction_last;
     uint64_t start_number; /* how often the process was started, for identities */
 
@@ -105,7 +121,8 @@ struct client {
     struct list publishers;
     struct list flow_link;
     enum flow flow_told;
-    struct peer *out_of_credit; /* it has published there, and has to wait */
+    struct peer *out_of_credit; /* it has published there, and has to wait, */
+    bool is_held_back;          /* or to queues on their way */
     uint32_t outstanding;       /* requests */
     struct login *login;        /* that is not decided yet; client.c */
     bool closed;
@@ -120,14 +137,17 @@ struct subscription {
     void *cookie;
     char *tag;
     bool exclusive;
-    bool ended; /* by the broker; the session is to be told */
+    bool ended;     /* by the broker; the session is to be told */
+    bool is_adrift; /* its queue has moved, or may have; its queue_link is perhaps move.adrift's */
     struct list client_link, queue_link, cancel_link;
 
-    /* Where the queue lives with a peer: */
-    struct peer *peer;
     uint64_t queue_id;
-    uint64_t number; /* by which the peer knows it */
-    bool is_asked;   /* whether it may is not answered yet */
+
+    /* Where the queue lives with a peer (and the consumer's credit is a copy): */
+    struct peer *peer;
+    uint64_t number;   /* by which the peer knows it */
+    bool is_asked;     /* whether it may is not answered yet, */
+    uint32_t asked_of; /* by this worker */
     struct task resume;
     struct list held; /* deliveries that the session had no room for; struct held */
 };
@@ -251,6 +271,10 @@ int publish_routed(struct client *client, struct publish *publish,
 void publishers_refuse(struct worker *worker, const struct line *line, uint64_t first,
                        uint64_t last);
 
+/* One that was held goes on to where the queue is; NULL: it is gone. */
+int publish_onward(struct worker *worker, struct publish *publish,
+                   struct catalog_queue *queue) MUST_CHECK;
+
 void publisher_free(struct publisher *publisher);
 
 /* What is published next is confirmed when this event is settled, too. */
@@ -282,6 +306,14 @@ void settle_here(struct queue *queue, uint64_t sequence, enum outcome outcome);
 void get_give_back(struct request *request);
 void getters_fail(struct hosted *hosted);
 
+/* Those who wait for a message have to ask again, where the queue is going to be. */
+void getters_look_again(struct hosted *hosted);
+
+/* Out of its queue, which moves, and, once it is known where to, into it again. */
+void subscription_leave(struct subscription *subscription);
+void subscription_return(struct subscription *subscription);
+void subscription_return_here(struct hosted *hosted, struct subscription *subscription);
+
 /* The request's `slice` is called in each turn from now on. */
 void request_work(struct request *request);
 void subscription_abandon(struct subscription *subscription);
@@ -301,11 +333,12 @@ void report_work(struct request *request, struct worker_report *report);
 void checkpoint_begin(struct shard *shard, bool catalog);
 void checkpoint_free(struct shard *shard);
 
-/* The ids of the shard's queues that are in its log, in an array that the caller frees. */
+/* The ids of the shard's queues that are in its log, also of those that are arriving there, in an
+ * array that the caller frees. */
 uint64_t *shard_logged_queues(const struct shard *shard, size_t *count);
 
-/* The queue, if it is still there, is hosted here and is in its log. */
-struct queue *worker_logged_queue(const struct worker *worker, uint64_t id);
+/* The queue, if it is still there and is in the shard's log. */
+struct queue *shard_logged_queue(const struct shard *shard, uint64_t id);
 
 /* ---- memory pressure (cooling.c) ---- */
 

@@ -548,6 +548,14 @@ void catalog_encode_drop(struct writer *w, enum catalog_event kind, uint64_t id)
     write_varint(w, id);
 }
 
+void catalog_encode_move(struct writer *w, enum catalog_event kind, uint64_t id, uint32_t what)
+{
+    write_u8(w, (uint8_t)kind);
+    write_varint(w, id);
+    if (kind != CATALOG_QUEUE_STRANDED)
+        write_varint(w, what);
+}
+
 void catalog_encode_binding(struct writer *w, enum catalog_event kind, uint64_t source,
                             uint64_t target, struct slice key, struct slice arguments)
 {
@@ -649,6 +657,52 @@ static int apply_drop(struct catalog *catalog, enum catalog_event kind, uint64_t
     return 0;
 }
 
+static int apply_moved(struct catalog *catalog, struct catalog_queue *queue, uint64_t shard)
+{
+    if (shard == 0 || shard > CATALOG_SHARDS_MAX)
+        return E_CORRUPT;
+    if (!queue) {
+        catalog->unknown_records++;
+        return 0;
+    }
+    queue->shard_logged = 0;
+    if (queue->shard == shard && !queue->move)
+        return 0; /* the snapshot has it already */
+    queue->shard = (uint32_t)shard;
+    if (catalog->queue_moved)
+        catalog->queue_moved(catalog->context, queue);
+    return 0;
+}
+
+/* Of a process that runs, by mail. */
+static int apply_moving(struct catalog *catalog, struct catalog_queue *queue,
+                        enum catalog_event kind, uint64_t what)
+{
+    if (!catalog->queue_moving || what > CATALOG_SHARDS_MAX)
+        return E_CORRUPT;
+    if (!queue)
+        return 0;
+    if (kind == CATALOG_QUEUE_MOVING)
+        catalog->queue_moving(catalog->context, queue, (uint32_t)what);
+    else if (kind == CATALOG_QUEUE_STAYS)
+        catalog->queue_stays(catalog->context, queue, -(int)what);
+    else
+        catalog->queue_stranded(catalog->context, queue);
+    return 0;
+}
+
+static int apply_move(struct catalog *catalog, struct reader *r, enum catalog_event kind)
+{
+    uint64_t id = read_varint(r);
+    uint64_t what = kind == CATALOG_QUEUE_STRANDED ? 0 : read_varint(r);
+    struct catalog_queue *queue = catalog_queue_by_id(catalog, id);
+
+    if (r->failed)
+        return E_CORRUPT;
+    return kind == CATALOG_QUEUE_MOVED ? apply_moved(catalog, queue, what)
+                                       : apply_moving(catalog, queue, kind, what);
+}
+
 static int apply(struct catalog *catalog, struct slice event)
 {
     struct reader r = reader_of(event);
@@ -690,6 +744,11 @@ static int apply(struct catalog *catalog, struct slice event)
     case CATALOG_BINDING:
     case CATALOG_BINDING_DROP:
         return apply_binding(catalog, &r, (enum catalog_event)kind);
+    case CATALOG_QUEUE_MOVING:
+    case CATALOG_QUEUE_MOVED:
+    case CATALOG_QUEUE_STAYS:
+    case CATALOG_QUEUE_STRANDED:
+        return apply_move(catalog, &r, (enum catalog_event)kind);
     default:
         return E_CORRUPT;
     }
@@ -818,12 +877,13 @@ static bool encode_current(const struct catalog *catalog, struct catalog_cursor 
         const struct catalog_queue *q = map_get_number(&catalog->queues_by_id, id);
         if (!q || !catalog_is_logged(q->flags))
             return false;
-        catalog_encode_queue(w, &(struct queue_event){.id = id,
-                                                      .vhost = q->vhost->id,
-                                                      .shard = q->shard,
-                                                      .flags = q->flags,
-                                                      .name = slice_text(q->name),
-                                                      .arguments = queue_arguments(q)});
+        catalog_encode_queue(
+            w, &(struct queue_event){.id = id,
+                                     .vhost = q->vhost->id,
+                                     .shard = q->shard_logged ? q->shard_logged : q->shard,
+                                     .flags = q->flags,
+                                     .name = slice_text(q->name),
+                                     .arguments = queue_arguments(q)});
         return true;
     }
     default: {

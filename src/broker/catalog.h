@@ -21,6 +21,10 @@
  *     QUEUE          id varint, vhost varint, shard varint, flags u8, name, arguments;
  *                    where the flags say exclusive: owner's worker varint, owner's client varint
  *     QUEUE_DROP     id varint
+ *     QUEUE_MOVING   id varint, shard varint: it is on its way there; never in the log
+ *     QUEUE_MOVED    id varint, shard varint: that shard has it
+ *     QUEUE_STAYS    id varint, why varint: it is where it was, since -why; never in the log
+ *     QUEUE_STRANDED id varint: the next start finds out where it is; never in the log
  *     BINDING        source varint, target varint, key, arguments
  *     BINDING_DROP   the same
  *   names and texts: size varint, bytes. flags: enum catalog_flag.
@@ -38,6 +42,7 @@
 #include "route/route.h"
 
 struct hosted;
+struct move;
 struct place;
 
 #define CATALOG_SHARDS_MAX 65535u
@@ -56,6 +61,10 @@ enum catalog_event {
     CATALOG_QUEUE_DROP,
     CATALOG_BINDING,
     CATALOG_BINDING_DROP,
+    CATALOG_QUEUE_MOVING,
+    CATALOG_QUEUE_MOVED,
+    CATALOG_QUEUE_STAYS,
+    CATALOG_QUEUE_STRANDED,
 };
 
 enum catalog_flag {
@@ -130,7 +139,10 @@ struct catalog_queue {
     uint64_t version;
 
     /* The broker's (places.h): how to get at it from this worker. */
-    struct place *place;
+    struct place *place;    /* for what is published */
+    struct place *home;     /* where its shard is: the same, but while it moves */
+    struct move *move;      /* NULL: it does not (move.h) */
+    uint32_t shard_logged;  /* 0, or what the log says already, while it waits for that */
     struct hosted *hosted;  /* NULL: another worker has it */
     struct list owner_link; /* on its owner's worker; dropped: in catalog.forgotten */
     struct list walk_link;  /* in catalog.queues */
@@ -159,6 +171,14 @@ struct catalog {
     void (*queue_added)(void *context, struct catalog_queue *queue);
     void (*queue_dropped)(void *context, struct catalog_queue *queue);
     void (*binding_lost)(void *context, uint64_t exchange_id); /* this exchange, as source */
+
+    /* It has come to another shard, which it names already. */
+    void (*queue_moved)(void *context, struct catalog_queue *queue);
+
+    /* Before the worker has started there are none: then the events make no sense. */
+    void (*queue_moving)(void *context, struct catalog_queue *queue, uint32_t shard);
+    void (*queue_stays)(void *context, struct catalog_queue *queue, int why);
+    void (*queue_stranded)(void *context, struct catalog_queue *queue);
     void *context;
 };
 
@@ -241,6 +261,9 @@ struct queue_event {
 void catalog_encode_queue(struct writer *w, const struct queue_event *event);
 int catalog_decode_queue(struct slice bytes, struct queue_event *event) MUST_CHECK;
 void catalog_encode_drop(struct writer *w, enum catalog_event kind, uint64_t id);
+
+/* MOVING, MOVED: a shard; STAYS: why, as a positive number; STRANDED: 0. */
+void catalog_encode_move(struct writer *w, enum catalog_event kind, uint64_t id, uint32_t what);
 void catalog_encode_binding(struct writer *w, enum catalog_event kind, uint64_t source,
                             uint64_t target, struct slice key, struct slice arguments);
 

@@ -10,7 +10,7 @@
 
 struct fixture {
     struct catalog catalog;
-    unsigned added, dropped;
+    unsigned added, dropped, moved;
 };
 
 static void added(void *context, struct catalog_queue *queue)
@@ -19,6 +19,14 @@ static void added(void *context, struct catalog_queue *queue)
 
     f->added++;
     assert_false(queue->dropped);
+}
+
+static void moved(void *context, struct catalog_queue *queue)
+{
+    struct fixture *f = context;
+
+    (void)queue;
+    f->moved++;
 }
 
 static void dropped(void *context, struct catalog_queue *queue)
@@ -35,6 +43,7 @@ static void setup(struct fixture *f)
     catalog_init(&f->catalog, 1);
     f->catalog.queue_added = added;
     f->catalog.queue_dropped = dropped;
+    f->catalog.queue_moved = moved;
     f->catalog.context = f;
 }
 
@@ -168,6 +177,41 @@ static void drops(void **state)
     teardown(&f);
 }
 
+/* As a log tells them, and, with the broker's callbacks, as mail does. */
+static void moves(void **state)
+{
+    struct fixture f;
+
+    (void)state;
+    setup(&f);
+    fill(&f);
+    struct vhost *vhost = catalog_vhost(&f.catalog, slice_text("/"));
+    const struct catalog_queue *queue = vhost_queue(vhost, slice_text("transient"));
+    EVENT(&f, catalog_encode_move(&w, CATALOG_QUEUE_MOVED, 5, 7));
+    assert_int_equal(queue->shard, 7);
+    assert_int_equal(f.moved, 1);
+    EVENT(&f, catalog_encode_move(&w, CATALOG_QUEUE_MOVED, 5, 7)); /* a snapshot had it */
+    assert_int_equal(f.moved, 1);
+    EVENT(&f, catalog_encode_move(&w, CATALOG_QUEUE_MOVED, 99, 1));
+    assert_int_equal(f.catalog.unknown_records, 1);
+
+    uint8_t bytes[64];
+    for (int kind = CATALOG_QUEUE_MOVING; kind <= CATALOG_QUEUE_STRANDED; kind++) {
+        struct writer w = writer_of(bytes, sizeof bytes);
+        bool is_moved = kind == CATALOG_QUEUE_MOVED;
+        /* no shard; and what no log has */
+        catalog_encode_move(&w, (enum catalog_event)kind, 5, is_moved ? 0 : 1);
+        assert_int_equal(catalog_apply(&f.catalog, slice_of(bytes, writer_size(&w))), E_CORRUPT);
+        for (size_t size = 1; size < writer_size(&w); size++)
+            assert_int_equal(catalog_apply(&f.catalog, slice_of(bytes, size)), E_CORRUPT);
+        w = writer_of(bytes, sizeof bytes);
+        catalog_encode_move(&w, (enum catalog_event)kind, 5, CATALOG_SHARDS_MAX + 1);
+        assert_int_equal(catalog_apply(&f.catalog, slice_of(bytes, writer_size(&w))), E_CORRUPT);
+    }
+    assert_int_equal(queue->shard, 7);
+    teardown(&f);
+}
+
 static void nonsense(void **state)
 {
     struct fixture f;
@@ -270,6 +314,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(events_and_snapshot),
         cmocka_unit_test(drops),
+        cmocka_unit_test(moves),
         cmocka_unit_test(nonsense),
         cmocka_unit_test(walks),
         cmocka_unit_test(alternates_find_each_other),

@@ -1,5 +1,6 @@
 /* What tests and the simulation look at: the invariants of a worker, and what must be so when
  * nothing is on its way. */
+#include "broker/move.h"
 #include "broker/peer.h"
 
 void worker_check(const struct worker *worker)
@@ -9,7 +10,8 @@ void worker_check(const struct worker *worker)
 
     for (struct catalog_queue *q; (q = map_next(&worker->catalog.queues_by_id, &cursor));) {
         ASSERT(vhost_queue(q->vhost, slice_text(q->name)) == q);
-        ASSERT(!q->dropped && q->place && q->place->is_here == (q->hosted != NULL));
+        ASSERT(!q->dropped && q->home && q->home->is_here == (q->hosted != NULL));
+        ASSERT(q->place == (q->move ? &worker->onward.place : q->home));
         if (q->hosted)
             queue_check(&q->hosted->queue);
     }
@@ -64,6 +66,7 @@ static void check_queues_at_rest(const struct worker *worker)
         const struct queue *queue = &q->hosted->queue;
         ASSERT(queue->ready == 0 || list_empty(&queue->active) || queue->host->quarantined > 0);
         ASSERT(list_empty(&q->hosted->getters));
+        ASSERT(q->hosted->returning == 0 || q->move);
     }
 }
 
@@ -74,6 +77,9 @@ void worker_check_rest(const struct worker *worker)
            list_empty(&worker->publishers_ready));
     ASSERT(list_empty(&worker->logins) && list_empty(&worker->login_waiters));
     ASSERT(list_empty(&worker->parts) && list_empty(&worker->transactions));
+    ASSERT(moves_are_over(worker) && worker->collecting == 0 && worker->onward.bytes == 0);
+    ASSERT(list_empty(&worker->moves) || worker->catalog_settled.failed);
+    check_line_quiet(&worker->onward.place.line);
     check_line_quiet(&worker->catalog_settled);
     ASSERT(worker->catalog_settled.failed ||
            worker->catalog_settled.done == worker->catalog.events);
@@ -95,7 +101,9 @@ static void check_queue_quiet(const struct catalog_queue *queue)
 {
     const struct hosted *hosted = queue->hosted;
 
-    ASSERT(queue->references == (hosted ? 2 : 1));
+    unsigned stranded = !queue->move ? 0 : queue->move->arriving ? 2 : 1;
+
+    ASSERT(queue->references == (hosted ? 2u : 1u) + stranded);
     ASSERT(queue->owner.client == 0); /* no client, no exclusive queue */
     if (!hosted)
         return;

@@ -43,16 +43,19 @@ uint64_t *shard_logged_queues(const struct shard *shard, size_t *count)
 
     *count = 0;
     for (const struct catalog_queue *q; (q = map_next(queues, &cursor));) {
-        if (q->shard == shard->number && q->hosted && q->hosted->queue.log)
+        const struct hosted *hosted = hosted_in(q, shard);
+        if (hosted && hosted->queue.log)
             ids[(*count)++] = q->id;
     }
     return ids;
 }
 
-struct queue *worker_logged_queue(const struct worker *worker, uint64_t id)
+struct queue *shard_logged_queue(const struct shard *shard, uint64_t id)
 {
-    const struct catalog_queue *q = catalog_queue_by_id(&worker->catalog, id);
-    return q && q->hosted && q->hosted->queue.log ? &q->hosted->queue : NULL;
+    const struct catalog_queue *q = catalog_queue_by_id(&shard->place.worker->catalog, id);
+    struct hosted *hosted = q ? hosted_in(q, shard) : NULL;
+
+    return hosted && hosted->queue.log ? &hosted->queue : NULL;
 }
 
 static bool states_slice(struct checkpoint_job *job, uint64_t since_ns)
@@ -62,7 +65,7 @@ static bool states_slice(struct checkpoint_job *job, uint64_t since_ns)
     if (!job->ids)
         job->ids = shard_logged_queues(job->shard, &job->count);
     while (job->at < job->count) {
-        struct queue *queue = worker_logged_queue(worker, job->ids[job->at++]);
+        struct queue *queue = shard_logged_queue(job->shard, job->ids[job->at++]);
         bool inexact = queue && job->exact && queue->mark_logged > queue->fresh;
         if (queue &&
             (queue->is_dirty || inexact || log_state_is_wanted(job->shard->log, queue->id)))

@@ -1,5 +1,5 @@
 /* Consuming: subscriptions, single gets, settling, purging. */
-#include "broker/broker_private.h"
+#include "broker/move.h"
 #include "broker/peer.h"
 
 #include <stdio.h>
@@ -22,9 +22,11 @@ struct subscription *subscription_new(struct client *client, const struct subscr
     subscription->cookie = spec->cookie;
     subscription->tag = memory_text(spec->tag);
     subscription->exclusive = spec->exclusive;
+    list_init(&consumer->link);
     list_init(&subscription->queue_link);
     list_init(&subscription->cancel_link);
     list_init(&subscription->held);
+    task_init(&subscription->resume, peer_resume_run);
     list_append(&client->subscriptions, &subscription->client_link);
     consumer->owner = subscription;
     consumer->priority = priority > INT32_MAX   ? INT32_MAX
@@ -43,6 +45,16 @@ static int no_queue(const struct catalog_queue *named, struct failure *failure)
                 named->vhost->name);
 }
 
+static void attach(struct hosted *hosted, struct subscription *subscription)
+{
+    list_append(&hosted->subscriptions, &subscription->queue_link);
+    subscription->consumer.queue = &hosted->queue;
+    if (subscription->exclusive)
+        hosted->exclusive_consumer = &subscription->consumer;
+    hosted_used(hosted);
+    consumer_add(&subscription->consumer);
+}
+
 int subscribe_here(struct hosted *hosted, struct subscription *subscription,
                    struct failure *failure)
 {
@@ -50,16 +62,11 @@ int subscribe_here(struct hosted *hosted, struct subscription *subscription,
 
     if (hosted->queue.closed || hosted->has_expired)
         return no_queue(named, failure);
-    if (hosted->exclusive_consumer || (subscription->exclusive && hosted->queue.consumers > 0))
+    if (hosted->exclusive_consumer || hosted->returning_exclusive ||
+        (subscription->exclusive && hosted->queue.consumers + hosted->returning > 0))
         return fail(failure, E_DENIED, "queue '%s' in vhost '%s' in exclusive use", named->name,
                     named->vhost->name);
-    list_append(&hosted->subscriptions, &subscription->queue_link);
-    subscription->consumer.queue = &hosted->queue;
-    if (subscription->exclusive)
-        hosted->exclusive_consumer = &subscription->consumer;
-    hosted->had_consumers = true;
-    hosted_used(hosted);
-    consumer_add(&subscription->consumer);
+    attach(hosted, subscription);
     return 0;
 }
 
@@ -76,6 +83,55 @@ static int may_subscribe(struct client *client, const struct subscribe_spec *spe
     return result;
 }
 
+/* A subscription that waits until its queue has come to its place. */
+struct subscribing {
+    struct subscription *subscription;
+    uint64_t queue;
+};
+
+static int subscribe_again(struct request *request);
+
+static int subscribe(struct request *request, struct catalog_queue *queue,
+                     struct subscription *subscription)
+{
+    if (queue->move) {
+        struct subscribing *subscribing = memory_new(sizeof *subscribing);
+        *subscribing = (struct subscribing){subscription, queue->id};
+        request->internal = subscribing;
+        move_wait(request, queue, subscribe_again);
+        return DONE;
+    }
+    if (!queue->hosted)
+        return peer_subscribe(request, queue, subscription);
+    if (subscribe_here(queue->hosted, subscription, &request->failure) == 0)
+        request->result.consumer = &subscription->consumer;
+    else
+        subscription_free(subscription);
+    return DONE;
+}
+
+static int deleted_meanwhile(struct request *request)
+{
+    fail(&request->failure, E_NOT_FOUND, "the queue has been deleted meanwhile");
+    return DONE;
+}
+
+static int subscribe_again(struct request *request)
+{
+    struct client *client = request->client;
+    struct subscribing subscribing = *(struct subscribing *)request->internal;
+    struct catalog_queue *queue = catalog_queue_by_id(&client->worker->catalog, subscribing.queue);
+
+    free(request->internal);
+    request->internal = NULL;
+    if (client->closed)
+        return DONE; /* and so is the subscription */
+    if (request->failure.code == 0 && queue)
+        return subscribe(request, queue, subscribing.subscription);
+    subscription_free(subscribing.subscription);
+    return request->failure.code == 0 ? deleted_meanwhile(request) : DONE;
+}
+
 int broker_subscribe(struct client *client, struct request *request,
                      const struct subscribe_spec *spec)
 {
@@ -86,14 +142,8 @@ int broker_subscribe(struct client *client, struct request *request,
     if (may_subscribe(client, spec, &queue, &settings, &request->failure) != 0)
         return request_end(request);
     struct subscription *subscription = subscription_new(client, spec, settings.priority);
-    if (!queue->hosted) {
-        if (peer_subscribe(request, queue, subscription) == PENDING)
-            return PENDING;
-    } else if (subscribe_here(queue->hosted, subscription, &request->failure) == 0)
-        request->result.consumer = &subscription->consumer;
-    else
-        subscription_free(subscription);
-    return request_end(request);
+    subscription->queue_id = queue->id;
+    return subscribe(request, queue, subscription) == DONE ? request_end(request) : PENDING;
 }
 
 /* Out of the queue. Leaves the subscription in its client's list. */
@@ -112,6 +162,45 @@ static void detach(struct subscription *subscription)
         hosted_free(hosted);
 }
 
+void subscription_leave(struct subscription *subscription)
+{
+    struct hosted *hosted = hosted_of(subscription->consumer.queue);
+
+    hosted->returning++;
+    if (subscription->exclusive)
+        hosted->returning_exclusive = true;
+    detach(subscription);
+}
+
+void subscription_return_here(struct hosted *hosted, struct subscription *subscription)
+{
+    ASSERT(hosted->returning > 0);
+    hosted->returning--;
+    if (subscription->exclusive || hosted->returning == 0)
+        hosted->returning_exclusive = false;
+    attach(hosted, subscription);
+}
+
+void subscription_return(struct subscription *subscription)
+{
+    struct worker *worker = subscription->client->worker;
+    struct catalog_queue *queue = catalog_queue_by_id(&worker->catalog, subscription->queue_id);
+
+    if (subscription->is_asked || !list_empty(&subscription->held))
+        return; /* first what has come: then it does so again */
+    if (queue && queue->move && !queue->move->is_over) {
+        list_append(&queue->move->adrift, &subscription->queue_link);
+        return;
+    }
+    subscription->is_adrift = false;
+    if (!queue)
+        subscription_end(subscription);
+    else if (queue->hosted)
+        subscription_return_here(queue->hosted, subscription);
+    else
+        peer_subscribe_again(subscription, queue);
+}
+
 void subscription_end(struct subscription *subscription)
 {
     struct worker *worker = subscription->client->worker;
@@ -125,35 +214,30 @@ void subscription_end(struct subscription *subscription)
 
 void subscription_free(struct subscription *subscription)
 {
-    struct worker *worker = subscription->client->worker;
-    struct catalog_queue *unused = NULL;
+    struct hosted *hosted = NULL;
 
     if (subscription->consumer.queue) {
-        struct hosted *hosted = hosted_of(subscription->consumer.queue);
-        struct catalog_queue *named = hosted->named;
-        catalog_queue_ref(named);
+        hosted = hosted_of(subscription->consumer.queue);
+        queue_ref(&hosted->queue);
         detach(subscription);
-        if ((named->flags & CATALOG_AUTO_DELETE) && !named->dropped &&
-            named->hosted->queue.consumers == 0)
-            unused = named;
-        else
-            catalog_queue_unref(named);
-    } else if (subscription->peer) {
+    } else if (subscription->peer || subscription->is_adrift) {
         peer_unsubscribe(subscription);
     }
+    list_remove(&subscription->queue_link);
     list_remove(&subscription->client_link);
     list_remove(&subscription->cancel_link);
     free(subscription->tag);
     free(subscription);
-    if (unused) {
-        worker_delete_queue(worker, unused);
-        catalog_queue_unref(unused);
+    if (hosted) {
+        hosted_check_unused(hosted);
+        hosted_release(hosted);
     }
 }
 
 void subscription_abandon(struct subscription *subscription)
 {
     peer_forget(subscription);
+    list_remove(&subscription->queue_link);
     list_remove(&subscription->client_link);
     free(subscription->tag);
     free(subscription);
@@ -168,9 +252,8 @@ void broker_credit(struct consumer *consumer, uint32_t messages, uint64_t bytes)
 {
     struct subscription *subscription = subscription_of(consumer);
 
-    if (consumer->queue)
-        consumer_credit(consumer, messages, bytes);
-    else if (subscription->peer && !subscription->ended)
+    consumer_credit(consumer, messages, bytes);
+    if (subscription->peer && !subscription->ended)
         peer_credit(subscription, messages, bytes);
 }
 
@@ -180,7 +263,7 @@ void broker_resume(struct consumer *consumer)
 
     if (consumer->queue)
         consumer_resume(consumer);
-    else if (subscription->peer && !subscription->ended)
+    else if ((subscription->peer || subscription->is_adrift) && !subscription->ended)
         peer_resume(subscription);
 }
 
@@ -264,6 +347,39 @@ int get_here(struct request *request, struct hosted *hosted)
     return PENDING;
 }
 
+static int get_again(struct request *request);
+
+/* Its answer may be that the queue has begun to move. */
+static int got(struct request *request)
+{
+    if (request->failure.code != E_AGAIN)
+        return DONE;
+    request->failure.code = 0;
+    request->failure.text[0] = 0;
+    return get_again(request);
+}
+
+static int get_from(struct request *request, struct catalog_queue *queue)
+{
+    request->number = queue->id;
+    if (queue->move) {
+        move_wait(request, queue, get_again);
+        return DONE;
+    }
+    request->next = got;
+    return queue->hosted ? get_here(request, queue->hosted) : peer_get(request, queue);
+}
+
+static int get_again(struct request *request)
+{
+    struct client *client = request->client;
+    struct catalog_queue *queue = catalog_queue_by_id(&client->worker->catalog, request->number);
+
+    if (request->failure.code != 0 || client->closed)
+        return DONE;
+    return queue ? get_from(request, queue) : deleted_meanwhile(request);
+}
+
 int broker_get(struct client *client, struct request *request, struct slice name,
                bool settles_itself)
 {
@@ -276,8 +392,7 @@ int broker_get(struct client *client, struct request *request, struct slice name
     if (client_find_queue(client, name, &queue, &request->failure) != 0 ||
         client_may(client, ACCESS_READ, "queue", name, &request->failure) != 0)
         return request_end(request);
-    int outcome = queue->hosted ? get_here(request, queue->hosted) : peer_get(request, queue);
-    return outcome == DONE ? request_end(request) : PENDING;
+    return get_from(request, queue) == DONE ? request_end(request) : PENDING;
 }
 
 static void get(void *context, struct queue *queue)
@@ -302,6 +417,16 @@ void getters_fail(struct hosted *hosted)
         no_queue(hosted->named, &request->failure);
         request_complete(request);
     }
+}
+
+void getters_look_again(struct hosted *hosted)
+{
+    for (struct list *link; (link = list_first(&hosted->getters));) {
+        struct request *request = CONTAINER_OF(link, struct request, link);
+        fail(&request->failure, E_AGAIN, "the queue is moving");
+        request_go_on(request);
+    }
+    hosted->queue.getters_wait = false;
 }
 
 const struct queue_events worker_queue_events = {.deliver = deliver, .get = get};
@@ -337,9 +462,9 @@ void broker_settle(struct client *client, const struct lease *leases, size_t cou
     for (size_t i = 0; i < count; i++) {
         struct catalog_queue *queue = leases[i].queue;
         if (queue->hosted)
-            settle_here(&queue->hosted->queue, leases[i].sequence, outcome);
-        else if (!queue->place->is_here)
-            peer_settle(peer_of(queue->place), queue->id, leases[i].sequence, outcome);
+            hosted_settle(queue->hosted, leases[i].sequence, outcome);
+        else if (!queue->home->is_here)
+            peer_settle(peer_of(queue->home), queue->id, leases[i].sequence, outcome);
         catalog_queue_unref(queue);
     }
 }
@@ -383,6 +508,28 @@ int purge_here(struct request *request, struct hosted *hosted)
     return PENDING;
 }
 
+static int purge_again(struct request *request);
+
+static int purge(struct request *request, struct catalog_queue *queue)
+{
+    request->number = queue->id;
+    if (queue->move) {
+        move_wait(request, queue, purge_again);
+        return DONE;
+    }
+    return queue->hosted ? purge_here(request, queue->hosted) : peer_purge(request, queue);
+}
+
+static int purge_again(struct request *request)
+{
+    struct client *client = request->client;
+    struct catalog_queue *queue = catalog_queue_by_id(&client->worker->catalog, request->number);
+
+    if (request->failure.code != 0 || client->closed)
+        return DONE;
+    return queue ? purge(request, queue) : deleted_meanwhile(request);
+}
+
 int broker_purge_queue(struct client *client, struct request *request, struct slice name)
 {
     struct catalog_queue *queue;
@@ -393,6 +540,5 @@ int broker_purge_queue(struct client *client, struct request *request, struct sl
         client_may(client, ACCESS_READ, "queue", name, &request->failure) != 0)
         return request_end(request);
     snprintf(request->result.queue.name, sizeof request->result.queue.name, "%s", queue->name);
-    int outcome = queue->hosted ? purge_here(request, queue->hosted) : peer_purge(request, queue);
-    return outcome == DONE ? request_end(request) : PENDING;
+    return purge(request, queue) == DONE ? request_end(request) : PENDING;
 }

@@ -28,7 +28,8 @@ static bool cool(struct cooling *cooling)
         cooling->shard++;
         return true;
     }
-    struct queue *queue = worker_logged_queue(worker, cooling->ids[cooling->at]);
+    struct queue *queue =
+        shard_logged_queue(worker->shards[cooling->shard], cooling->ids[cooling->at]);
     if (!queue || queue_cool(queue, &cooling->position)) {
         cooling->at++;
         cooling->position = 0;

@@ -93,7 +93,8 @@ static void expired(struct timer *timer)
 
     if (worker->stopping)
         return; /* the next start begins anew */
-    if (hosted->queue.consumers > 0 || !list_empty(&hosted->getters) || !worker_runs(worker))
+    if (hosted->queue.consumers + hosted->returning > 0 || !list_empty(&hosted->getters) ||
+        hosted->named->move || !worker_runs(worker))
         at_ns = loop_now_ns(worker->loop) + expires_ns;
     if (at_ns > loop_now_ns(worker->loop)) {
         timer_set(timer, at_ns);
@@ -105,9 +106,18 @@ static void expired(struct timer *timer)
     worker_delete_queue(worker, hosted->named);
 }
 
+void hosted_check_unused(struct hosted *hosted)
+{
+    struct catalog_queue *named = hosted->named;
+
+    if ((named->flags & CATALOG_AUTO_DELETE) && !named->dropped &&
+        hosted->queue.consumers + hosted->returning == 0)
+        worker_delete_queue(hosted->shard->place.worker, named);
+}
+
 /* ---- the life of a hosted queue ---- */
 
-void hosted_new(struct shard *shard, struct catalog_queue *named)
+struct hosted *hosted_new_apart(struct shard *shard, struct catalog_queue *named)
 {
     struct hosted *hosted = memory_new(sizeof *hosted);
 
@@ -120,8 +130,13 @@ void hosted_new(struct shard *shard, struct catalog_queue *named)
     list_init(&hosted->discard_link);
     timer_init(&hosted->expiry, shard->place.worker->loop, expired);
     catalog_queue_ref(named);
-    named->hosted = hosted;
-    hosted_used(hosted);
+    return hosted;
+}
+
+void hosted_new(struct shard *shard, struct catalog_queue *named)
+{
+    named->hosted = hosted_new_apart(shard, named);
+    hosted_used(named->hosted);
 }
 
 void hosted_free(struct hosted *hosted)
@@ -130,7 +145,8 @@ void hosted_free(struct hosted *hosted)
 
     ASSERT(!timer_is_set(&hosted->expiry));
     queue_fini(&hosted->queue);
-    named->hosted = NULL;
+    if (named->hosted == hosted)
+        named->hosted = NULL;
     free(hosted);
     catalog_queue_unref(named);
 }
@@ -152,6 +168,17 @@ void hosted_drop(struct hosted *hosted)
     timer_stop(&hosted->expiry);
     hosted->dropped_version = worker->catalog.events;
     list_append(&hosted->shard->dropped, &hosted->discard_link);
+    loop_defer(worker->loop, &worker->work, LOOP_DISPATCH);
+}
+
+void hosted_leave(struct hosted *hosted)
+{
+    struct worker *worker = hosted->shard->place.worker;
+
+    ASSERT(list_empty(&hosted->subscriptions) && list_empty(&hosted->getters));
+    queue_close_moved(&hosted->queue);
+    timer_stop(&hosted->expiry);
+    list_append(&hosted->shard->discards, &hosted->discard_link);
     loop_defer(worker->loop, &worker->work, LOOP_DISPATCH);
 }
 

@@ -288,9 +288,9 @@ int ledger_recover_state(struct shard *shard, struct slice state)
 /* What is still there of an item is held again. */
 static void hold_again(struct part *part, const struct ledger_item *what)
 {
-    struct queue *queue = worker_logged_queue(part->shard->place.worker, what->queue);
+    struct queue *queue = shard_logged_queue(part->shard, what->queue);
 
-    if (!queue || queue->log != part->shard->log)
+    if (!queue)
         return;
     for (uint64_t i = 0; i < what->count && what->first + i < queue->next; i++) {
         if (queue_hold(queue, what->first + i))

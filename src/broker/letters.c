@@ -6,6 +6,7 @@ void letter_dropped(void *context, unsigned kind, struct slice letter)
     const struct letter_publish *publish = data;
     const struct letter_part_publish *part_publish = data;
     const struct letter_deliver *deliver = data;
+    const struct letter_move_message *move_message = data;
     const struct letter_answer *answer = data;
 
     (void)context;
@@ -18,6 +19,9 @@ void letter_dropped(void *context, unsigned kind, struct slice letter)
         break;
     case LETTER_DELIVER:
         message_lent_end(&deliver->message);
+        break;
+    case LETTER_MOVE_MESSAGE:
+        message_lent_end(&move_message->message);
         break;
     case LETTER_ANSWER:
         if (answer->has_message)

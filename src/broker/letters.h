@@ -21,6 +21,11 @@
  *     PART_END                  ------------------>    the same, from the decider after a start
  *     PART_APPLIED, PART_DOUBT  ------------------>    to the decider, by participants
  *
+ *   QUIET from each to the home of a queue that moves; MOVE_BEGIN, MOVE_MESSAGE, MOVE_SETTLE,
+ * MOVE_END from there to the target; MOVE_RESULT from either to the worker with the catalog
+ * (move.h). CONSUMER_MOVED to a worker whose consumer has to come back: SUBSCRIBE_AGAIN, or
+ * CONSUMERS_GONE.
+ *
  *   worker with the catalog                          every other worker
  *     SNAPSHOT ..., EVENT ...   ------------------>    applies
  *     APPLIED                   <------------------
@@ -47,6 +52,7 @@ enum letter {
     LETTER_ASK_END,
     LETTER_ASK_QUEUES,
     LETTER_ASK_REPORT, /* struct letter_ask */
+    LETTER_ASK_MOVE,
     LETTER_ANSWER,
     LETTER_QUEUES,
     LETTER_REPORT,
@@ -64,6 +70,15 @@ enum letter {
     LETTER_PART_END,     /* struct letter_part_end */
     LETTER_PART_APPLIED, /* struct letter_part_about */
     LETTER_PART_DOUBT,   /* struct letter_part_about */
+    LETTER_QUIET,        /* struct letter_move */
+    LETTER_MOVE_BEGIN,
+    LETTER_MOVE_MESSAGE,
+    LETTER_MOVE_SETTLE,
+    LETTER_MOVE_END, /* struct letter_move */
+    LETTER_MOVE_RESULT,
+    LETTER_CONSUMER_MOVED,
+    LETTER_SUBSCRIBE_AGAIN,
+    LETTER_CONSUMERS_GONE,
     LETTER_SNAPSHOT,
     LETTER_SNAPSHOT_END, /* struct letter_catalog */
     LETTER_EVENT,
@@ -248,6 +263,63 @@ struct letter_settle {
     uint64_t queue;
     uint64_t first, last;
     uint32_t outcome;
+};
+
+/* ---- queues on their way, see move.h ---- */
+
+struct letter_ask_move {
+    struct letter_ask ask;
+    uint32_t shard;
+};
+
+struct letter_move {
+    uint64_t queue;
+    uint64_t number; /* of the move */
+};
+
+struct letter_move_begin {
+    struct letter_move move;
+    uint64_t next, fresh, mark; /* struct queue_standing */
+    uint32_t returning;
+    bool returning_exclusive;
+};
+
+struct letter_move_message {
+    struct letter_move move;
+    uint64_t sequence;
+    uint32_t count;
+    bool is_logged, is_leased, is_returned;
+    struct message message;
+};
+
+struct letter_move_settle {
+    struct letter_move move;
+    uint64_t sequence;
+    uint32_t outcome;
+};
+
+struct letter_move_result {
+    struct letter_move move;
+    int32_t result;
+};
+
+struct letter_consumer_moved {
+    uint64_t number; /* of the subscription */
+    uint64_t queue;
+};
+
+struct letter_subscribe_again {
+    uint64_t queue;
+    uint64_t number; /* a new one */
+    int64_t credit_bytes;
+    uint32_t credit_messages;
+    int32_t priority;
+    bool exclusive;
+};
+
+struct letter_consumers_gone {
+    uint64_t queue;
+    uint32_t count;
 };
 
 struct letter_status {

@@ -119,14 +119,14 @@ static void add(struct listing *listing, struct catalog_queue *queue)
     struct listed_queue *listed = &listing->page[listing->count++];
 
     *listed = (struct listed_queue){.queue = queue, .worker = listing->client->worker->index};
-    if (!queue->place->is_here) {
-        listed->worker = peer_of(queue->place)->index;
+    if (!queue->home->is_here) {
+        listed->worker = peer_of(queue->home)->index;
     } else if (queue->hosted) {
         listed->numbers.is_there = listed->numbers.has_counts = true;
         listed->numbers.counts = (struct queue_counts){
             .ready = queue->hosted->queue.ready,
             .leased = queue->hosted->queue.leased,
-            .consumers = queue->hosted->queue.consumers,
+            .consumers = queue->hosted->queue.consumers + queue->hosted->returning,
         };
     } else {
         listed->numbers.is_there = true;

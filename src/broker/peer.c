@@ -1,6 +1,7 @@
 #include "broker/peer.h"
 
 #include "broker/change.h"
+#include "broker/move.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -182,14 +183,14 @@ static bool is_waiting_for_answers(const struct worker *worker)
 static bool catalog_has_ended(struct worker *worker)
 {
     if (worker_has_catalog(worker)) {
-        if (!all_have_ended(worker, 2))
+        if (!all_have_ended(worker, 2) || !moves_are_over(worker))
             return false;
         if (!worker->has_ended)
             peers_end(worker);
         worker->has_ended = true;
         return true;
     }
-    if (!worker->has_ended && !is_waiting_for_answers(worker)) {
+    if (!worker->has_ended && !is_waiting_for_answers(worker) && moves_are_over(worker)) {
         worker->has_ended = true;
         peer_write(worker->peers[0], LETTER_LAST, 0);
     }
@@ -198,7 +199,8 @@ static bool catalog_has_ended(struct worker *worker)
 
 bool peers_have_ended(struct worker *worker)
 {
-    if (!all_have_ended(worker, 1) || (worker->count > 1 && !catalog_has_ended(worker)))
+    if (!all_have_ended(worker, 1) || !moves_are_over(worker) ||
+        (worker->count > 1 && !catalog_has_ended(worker)))
         return false;
     EACH_PEER (worker, peer)
         peer_answer_free(peer);
@@ -332,6 +334,7 @@ static void (*const readers[LETTERS])(struct peer *peer, unsigned kind, struct s
     [LETTER_ASK_END] = peer_part_received,
     [LETTER_ASK_QUEUES] = peer_look_received,
     [LETTER_ASK_REPORT] = peer_answer_received,
+    [LETTER_ASK_MOVE] = peer_move_received,
     [LETTER_ANSWER] = peer_ask_received,
     [LETTER_QUEUES] = peer_look_received,
     [LETTER_REPORT] = peer_look_received,
@@ -349,6 +352,15 @@ static void (*const readers[LETTERS])(struct peer *peer, unsigned kind, struct s
     [LETTER_PART_END] = peer_part_received,
     [LETTER_PART_APPLIED] = peer_part_received,
     [LETTER_PART_DOUBT] = peer_part_received,
+    [LETTER_QUIET] = peer_move_received,
+    [LETTER_MOVE_BEGIN] = peer_move_received,
+    [LETTER_MOVE_MESSAGE] = peer_move_received,
+    [LETTER_MOVE_SETTLE] = peer_move_received,
+    [LETTER_MOVE_END] = peer_move_received,
+    [LETTER_MOVE_RESULT] = peer_move_received,
+    [LETTER_CONSUMER_MOVED] = peer_ask_received,
+    [LETTER_SUBSCRIBE_AGAIN] = peer_answer_received,
+    [LETTER_CONSUMERS_GONE] = peer_move_received,
     [LETTER_SNAPSHOT] = worker_received,
     [LETTER_SNAPSHOT_END] = worker_received,
     [LETTER_EVENT] = worker_received,

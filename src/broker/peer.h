@@ -92,10 +92,13 @@ static inline void *peer_last(struct peer *peer, enum letter kind)
 
 int peer_subscribe(struct request *request, struct catalog_queue *queue,
                    struct subscription *subscription) MUST_CHECK;
+/* A consumer that is back; it is not answered for. */
+void peer_subscribe_again(struct subscription *subscription, const struct catalog_queue *queue);
 void peer_unsubscribe(struct subscription *subscription);
 void peer_forget(struct subscription *subscription); /* nobody is told */
 void peer_credit(struct subscription *subscription, uint32_t messages, uint64_t bytes);
 void peer_resume(struct subscription *subscription);
+void peer_resume_run(struct task *task); /* subscription.resume */
 int peer_get(struct request *request, struct catalog_queue *queue) MUST_CHECK;
 int peer_purge(struct request *request, struct catalog_queue *queue) MUST_CHECK;
 int peer_counts(struct request *request, struct catalog_queue *queue) MUST_CHECK;
@@ -123,6 +126,13 @@ void listing_numbers(struct request *request, const struct peer *peer,
 
 /* The same for the report of that worker, which goes to the request's target. */
 void peer_ask_report(struct request *request, struct peer *peer);
+
+/* ---- queues on their way, see move.h (peer_move.c) ---- */
+
+void peer_move_received(struct peer *peer, unsigned kind, struct slice letter);
+
+/* The proxy's consumer has left its queue, which moves: it is gone, and its worker is told. */
+void peer_consumer_moved(struct subscription *subscription);
 
 /* ---- transactions, see part.h (peer_transact.c) ---- */
 

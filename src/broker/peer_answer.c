@@ -1,5 +1,6 @@
 /* Peers, the answering side: a proxy, in whose name is done what the peer's letters ask for. */
 #include "broker/change.h"
+#include "broker/move.h"
 #include "broker/peer.h"
 
 #include <stdlib.h>
@@ -204,6 +205,7 @@ static void subscribe(struct peer *peer, const struct letter_ask_subscribe *lett
         };
         consumer->number = letter->number;
         consumer->subscription = subscription_new(peer->proxy, &spec, letter->priority);
+        consumer->subscription->queue_id = letter->ask.queue;
         if (subscribe_here(queue, consumer->subscription, &asked->request.failure) == 0) {
             map_put_number(&peer->consumers, consumer->number, consumer);
         } else {
@@ -212,6 +214,42 @@ static void subscribe(struct peer *peer, const struct letter_ask_subscribe *lett
         }
     }
     end(asked, DONE);
+}
+
+static void subscribe_again(struct peer *peer, const struct letter_subscribe_again *letter)
+{
+    const struct catalog_queue *queue =
+        catalog_queue_by_id(&peer->place.worker->catalog, letter->queue);
+
+    if (!queue || !queue->hosted) { /* deleted */
+        struct letter_number *back = peer_write(peer, LETTER_CANCELLED, sizeof *back);
+        back->number = letter->number;
+        return;
+    }
+    struct remote_consumer *consumer = memory_new(sizeof *consumer);
+    struct subscribe_spec spec = {
+        .cookie = consumer,
+        .exclusive = letter->exclusive,
+        .credit_messages = letter->credit_messages,
+    };
+    consumer->number = letter->number;
+    consumer->subscription = subscription_new(peer->proxy, &spec, letter->priority);
+    consumer->subscription->queue_id = letter->queue;
+    consumer->subscription->consumer.credit_bytes = letter->credit_bytes; /* perhaps below 0 */
+    map_put_number(&peer->consumers, consumer->number, consumer);
+    subscription_return_here(queue->hosted, consumer->subscription);
+}
+
+void peer_consumer_moved(struct subscription *subscription)
+{
+    struct peer *peer = subscription->client->options.session;
+    struct remote_consumer *consumer = subscription->cookie;
+    struct letter_consumer_moved *letter = peer_write(peer, LETTER_CONSUMER_MOVED, sizeof *letter);
+
+    *letter = (struct letter_consumer_moved){consumer->number, subscription->queue_id};
+    map_remove_number(&peer->consumers, consumer->number);
+    free(consumer);
+    subscription_free(subscription);
 }
 
 static void get(struct peer *peer, const struct letter_ask_get *letter)
@@ -311,10 +349,9 @@ static void settle(struct peer *peer, const struct letter_settle *letter)
     const struct catalog_queue *queue =
         catalog_queue_by_id(&peer->place.worker->catalog, letter->queue);
 
-    if (!queue || !queue->hosted)
-        return;
-    for (uint64_t sequence = letter->first; sequence <= letter->last; sequence++)
-        settle_here(&queue->hosted->queue, sequence, (enum outcome)letter->outcome);
+    /* it may be on its way, or have gone elsewhere meanwhile */
+    for (uint64_t sequence = letter->first; queue && sequence <= letter->last; sequence++)
+        settle_anywhere(peer->place.worker, letter->queue, sequence, (enum outcome)letter->outcome);
 }
 
 static void unsubscribe(struct peer *peer, uint64_t number)
@@ -369,6 +406,9 @@ void peer_answer_received(struct peer *peer, unsigned kind, struct slice letter)
         break;
     case LETTER_UNSUBSCRIBE:
         unsubscribe(peer, ((const struct letter_number *)data)->number);
+        break;
+    case LETTER_SUBSCRIBE_AGAIN:
+        subscribe_again(peer, data);
         break;
     case LETTER_CONSUMER_CREDIT:
         credit(peer, data);

@@ -1,4 +1,5 @@
 /* Peers, the asking side: letters for what clients of this worker want over there. */
+#include "broker/move.h"
 #include "broker/peer.h"
 
 #include <stdio.h>
@@ -59,7 +60,7 @@ static void take_delivery(struct peer *peer, struct request *request, struct let
         message_unref(delivery->message);
     delivery->message = NULL;
     if (!request->settles_itself)
-        peer_settle(peer, request->number, answer->sequence, OUTCOME_RETURN_UNSEEN);
+        settle_anywhere(worker, request->number, answer->sequence, OUTCOME_RETURN_UNSEEN);
 }
 
 static void answer_came(struct peer *peer, struct letter_answer *answer)
@@ -86,7 +87,6 @@ int peer_get(struct request *request, struct catalog_queue *queue)
         peer_ask(peer_of(queue->place), LETTER_ASK_GET, sizeof *letter, request, queue->id);
 
     letter->settles_itself = request->settles_itself;
-    request->number = queue->id;
     return PENDING;
 }
 
@@ -178,7 +178,17 @@ struct held {
     uint32_t count;
 };
 
-static void resume(struct task *task);
+/* The peer may know it no more, since its queue has moved. */
+static struct subscription *find_asked(const struct request *request)
+{
+    LIST_EACH (&request->client->subscriptions, link) {
+        struct subscription *subscription = CONTAINER_OF(link, struct subscription, client_link);
+        if (subscription->is_adrift && subscription->is_asked &&
+            subscription->asked_of == request->peer && subscription->number == request->number)
+            return subscription;
+    }
+    return NULL;
+}
 
 static int subscribed(struct request *request)
 {
@@ -186,6 +196,8 @@ static int subscribed(struct request *request)
     struct peer *peer = worker->peers[request->peer];
     struct subscription *subscription = map_get_number(&peer->subscriptions, request->number);
 
+    if (!subscription)
+        subscription = find_asked(request);
     if (!subscription)
         return DONE; /* its client has closed */
     subscription->is_asked = false;
@@ -201,6 +213,32 @@ static int subscribed(struct request *request)
     return DONE;
 }
 
+/* The peer will know it by its number. */
+static void with_peer(struct subscription *subscription, struct peer *peer)
+{
+    subscription->peer = peer;
+    subscription->number = ++peer->subscription_last;
+    map_put_number(&peer->subscriptions, subscription->number, subscription);
+}
+
+void peer_subscribe_again(struct subscription *subscription, const struct catalog_queue *queue)
+{
+    const struct consumer *consumer = &subscription->consumer;
+    struct peer *peer = peer_of(queue->home);
+    struct letter_subscribe_again *letter =
+        peer_write(peer, LETTER_SUBSCRIBE_AGAIN, sizeof *letter);
+
+    with_peer(subscription, peer);
+    *letter = (struct letter_subscribe_again){
+        .queue = queue->id,
+        .number = subscription->number,
+        .credit_bytes = consumer->credit_bytes,
+        .credit_messages = consumer->credit_messages,
+        .priority = consumer->priority,
+        .exclusive = subscription->exclusive,
+    };
+}
+
 int peer_subscribe(struct request *request, struct catalog_queue *queue,
                    struct subscription *subscription)
 {
@@ -209,12 +247,9 @@ int peer_subscribe(struct request *request, struct catalog_queue *queue,
     struct letter_ask_subscribe *letter =
         peer_ask(peer, LETTER_ASK_SUBSCRIBE, sizeof *letter, request, queue->id);
 
-    subscription->peer = peer;
-    subscription->queue_id = queue->id;
-    subscription->number = ++peer->subscription_last;
+    with_peer(subscription, peer);
     subscription->is_asked = true;
-    task_init(&subscription->resume, resume);
-    map_put_number(&peer->subscriptions, subscription->number, subscription);
+    subscription->asked_of = peer->index;
     letter->number = subscription->number;
     letter->credit_bytes = (uint64_t)consumer->credit_bytes;
     letter->credit_messages = consumer->credit_messages;
@@ -232,30 +267,42 @@ static void held_free(struct held *held)
     free(held);
 }
 
+/* The peer knows it no more. */
+static void without_peer(struct subscription *subscription)
+{
+    struct peer *peer = subscription->peer;
+
+    map_remove_number(&peer->subscriptions, subscription->number);
+    if (peer->latest == subscription)
+        peer->latest = NULL;
+    subscription->peer = NULL;
+}
+
 void peer_forget(struct subscription *subscription)
 {
     struct list *link;
 
-    if (!subscription->peer)
+    if (subscription->peer)
+        without_peer(subscription);
+    else if (!subscription->is_adrift)
         return;
-    map_remove_number(&subscription->peer->subscriptions, subscription->number);
-    if (subscription->peer->latest == subscription)
-        subscription->peer->latest = NULL;
     while ((link = list_take_first(&subscription->held)))
         held_free(CONTAINER_OF(link, struct held, link));
     task_cancel(&subscription->resume);
-    subscription->peer = NULL;
 }
 
 void peer_unsubscribe(struct subscription *subscription)
 {
-    struct peer *peer = subscription->peer;
+    struct worker *worker = subscription->client->worker;
 
     LIST_EACH (&subscription->held, link)
-        peer_settle(peer, subscription->queue_id, CONTAINER_OF(link, struct held, link)->sequence,
-                    OUTCOME_RETURN_UNSEEN);
-    if (!subscription->ended) {
-        struct letter_number *letter = peer_write(peer, LETTER_UNSUBSCRIBE, sizeof *letter);
+        settle_anywhere(worker, subscription->queue_id,
+                        CONTAINER_OF(link, struct held, link)->sequence, OUTCOME_RETURN_UNSEEN);
+    if (subscription->is_adrift) {
+        move_consumers_gone(worker, subscription->queue_id, 1);
+    } else if (!subscription->ended) {
+        struct letter_number *letter =
+            peer_write(subscription->peer, LETTER_UNSUBSCRIBE, sizeof *letter);
         letter->number = subscription->number;
     }
     peer_forget(subscription);
@@ -281,7 +328,6 @@ static int deliver(struct subscription *subscription, struct message *message, u
 {
     struct client *client = subscription->client;
     struct worker *worker = client->worker;
-    struct peer *peer = subscription->peer;
     bool settles_itself = subscription->consumer.settles_itself;
     struct catalog_queue *queue = catalog_queue_by_id(&worker->catalog, subscription->queue_id);
     struct delivery delivery = {
@@ -300,7 +346,7 @@ static int deliver(struct subscription *subscription, struct message *message, u
     if (result == 0)
         worker->delivered++;
     if (result == 0 && settles_itself)
-        peer_settle(peer, queue->id, sequence, OUTCOME_ACCEPT);
+        settle_anywhere(worker, queue->id, sequence, OUTCOME_ACCEPT);
     else if (result != 0 && !settles_itself)
         catalog_queue_unref(queue);
     return result;
@@ -334,35 +380,50 @@ static bool deliver_at_once(struct subscription *subscription, struct message *l
            deliver(subscription, lent, letter->sequence, letter->redelivered, letter->count) == 0;
 }
 
+/* The copy of the consumer's credit: what it subscribes with again, should its queue move. */
+static void charge(struct subscription *subscription, const struct message *message)
+{
+    struct consumer *consumer = &subscription->consumer;
+
+    if (consumer->credit_messages != CONSUMER_UNLIMITED)
+        consumer->credit_messages--;
+    consumer->credit_bytes -= (int64_t)message_footprint(message);
+}
+
 static void deliver_came(struct peer *peer, struct letter_deliver *letter)
 {
     struct subscription *subscription = subscription_by(peer, letter->number);
     struct message *lent = message_lent(&letter->message, &peer->place.worker->messages);
 
+    if (subscription)
+        charge(subscription, lent);
     if (!subscription || !deliver_at_once(subscription, lent, letter)) {
         struct message *message = subscription ? message_ref(lent) : NULL;
         if (message)
             hold(subscription, message, letter);
         else /* cancelled since; or out of memory */
-            peer_settle(peer, letter->queue, letter->sequence, OUTCOME_RETURN_UNSEEN);
+            settle_anywhere(peer->place.worker, letter->queue, letter->sequence,
+                            OUTCOME_RETURN_UNSEEN);
     }
     message_lent_end(lent);
 }
 
 /* What was held goes out, as far as the session takes it. */
-static void resume(struct task *task)
+void peer_resume_run(struct task *task)
 {
     struct subscription *subscription = CONTAINER_OF(task, struct subscription, resume);
 
     if (subscription->is_asked)
         return;
-    for (struct list *link; subscription->peer && (link = list_first(&subscription->held));) {
+    for (struct list *link; !subscription->ended && (link = list_first(&subscription->held));) {
         struct held *held = CONTAINER_OF(link, struct held, link);
         if (deliver(subscription, held->message, held->sequence, held->redelivered, held->count))
             return;
         list_remove(link);
         held_free(held);
     }
+    if (subscription->is_adrift && !list_linked(&subscription->queue_link))
+        subscription_return(subscription);
 }
 
 void peer_resume(struct subscription *subscription)
@@ -378,6 +439,19 @@ static void cancelled_came(struct peer *peer, uint64_t number)
         return;
     peer_forget(subscription);
     subscription_end(subscription);
+}
+
+/* Its queue moves: it has left, and comes back. One that has ended here meanwhile does not. */
+static void consumer_moved_came(struct peer *peer, const struct letter_consumer_moved *letter)
+{
+    struct subscription *subscription = map_get_number(&peer->subscriptions, letter->number);
+
+    if (!subscription) {
+        move_consumers_gone(peer->place.worker, letter->queue, 1);
+        return;
+    }
+    without_peer(subscription);
+    move_adrift(subscription);
 }
 
 void peer_ask_received(struct peer *peer, unsigned kind, struct slice letter)
@@ -396,6 +470,9 @@ void peer_ask_received(struct peer *peer, unsigned kind, struct slice letter)
         break;
     case LETTER_CANCELLED:
         cancelled_came(peer, ((struct letter_number *)data)->number);
+        break;
+    case LETTER_CONSUMER_MOVED:
+        consumer_moved_came(peer, data);
         break;
     default:
         ASSERT(false); /* peer.c's table says whose a letter is */

@@ -55,7 +55,7 @@ static struct queue_numbers numbers_of(const struct worker *worker, uint64_t id)
         numbers.counts = (struct queue_counts){
             .ready = queue->hosted->queue.ready,
             .leased = queue->hosted->queue.leased,
-            .consumers = queue->hosted->queue.consumers,
+            .consumers = queue->hosted->queue.consumers + queue->hosted->returning,
         };
     }
     return numbers;

@@ -1,6 +1,7 @@
 /*
  * Places: where queues live, as one worker sees it. A *shard* is here, a log with its queues; a
- * *peer* is another worker, which is written to. Every queue of the catalog has its place.
+ * *peer* is another worker, which is written to. Every queue of the catalog has its place. What is
+ * published to queues that are on their way to another shard waits in the worker's *onward* place.
  *
  * What happens at a place becomes good later, in order: a shard's blocks become durable, a peer
  * answers for the tickets of what it was sent. Whoever must wait for that, waits for a *mark*: a
@@ -31,7 +32,8 @@ static inline bool mark_is_good(struct mark mark)
 
 struct place {
     struct worker *worker;
-    bool is_here; /* a shard, else a peer */
+    bool is_here;   /* a shard, else a peer, */
+    bool is_onward; /* or where publishes wait for queues that move, see move.h */
     struct line line;
 
     /* The targets of the publish at hand that live here, see publish.c. */
@@ -77,8 +79,11 @@ struct hosted {
     struct queue queue;          /* one of its references is the catalog's, until it is discarded */
     struct catalog_queue *named; /* a reference */
     struct shard *shard;
-    bool had_consumers;
     struct consumer *exclusive_consumer;
+    uint32_t returning;        /* consumers that a move has made homeless, until they are back; */
+    bool returning_exclusive;  /* one of them is alone */
+    struct leaving *leaving;   /* its messages are being told to another shard, or NULL */
+    uint64_t arrived_by;       /* the number of the move that brought it here, or 0 */
     struct list subscriptions; /* struct subscription.queue_link */
     struct list getters;       /* requests that wait for a message */
     struct list discard_link;
@@ -96,12 +101,24 @@ static inline struct hosted *hosted_of(struct queue *queue)
 /* A queue of the catalog is hosted by this shard from now on. */
 void hosted_new(struct shard *shard, struct catalog_queue *named);
 
+/* The same, but the catalog's queue does not know of it yet: it is arriving. */
+struct hosted *hosted_new_apart(struct shard *shard, struct catalog_queue *named);
+
+/* The queue in this shard, also when it is still arriving; NULL: it is not there. */
+struct hosted *hosted_in(const struct catalog_queue *named, const struct shard *shard);
+
 /* The catalog has dropped it: ends its consumers. It is discarded when that is settled: a crash
  * before may bring the queue back, and then whole. */
 void hosted_drop(struct hosted *hosted);
 
+/* The catalog has it elsewhere, durably; nobody refers to it. It is discarded. */
+void hosted_leave(struct hosted *hosted);
+
 /* Gives back all memory, whoever refers to it. */
 void hosted_abandon(struct hosted *hosted);
+
+/* It may have lost its last consumer: then an auto-delete queue goes. */
+void hosted_check_unused(struct hosted *hosted);
 
 /* One reference on its queue less; the last frees it. */
 void hosted_release(struct hosted *hosted);

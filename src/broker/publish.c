@@ -1,5 +1,5 @@
 /* Publishing: routing with a cache, the log, the queues; confirms; flow. */
-#include "broker/broker_private.h"
+#include "broker/move.h"
 #include "broker/peer.h"
 
 #include <inttypes.h>
@@ -427,6 +427,7 @@ void publishers_refuse(struct worker *worker, const struct line *line, uint64_t 
         LIST_EACH (&client->publishers, publisher_link)
             publisher_refuse((struct publisher *)(void *)publisher_link, line, first, last);
     }
+    publisher_refuse(worker->onward.publisher, line, first, last);
 }
 
 void publishers_advance(struct line *line)
@@ -463,13 +464,22 @@ void publishers_confirm(struct task *task)
 
 /* ---- publishing ---- */
 
-/* Sorts the queues by where they live; returns how many places there are. */
-static size_t sort_by_place(struct worker *worker, struct catalog_queue **queues, size_t count)
+/* Where the queue is for this client. What other workers send was written before they knew that it
+ * moves, and goes into it still. */
+static struct place *place_for(const struct client *client, const struct catalog_queue *queue)
 {
+    return client->is_proxy ? &queue->hosted->shard->place : queue->place;
+}
+
+/* Sorts the queues by where they live; returns how many places there are. */
+static size_t sort_by_place(const struct client *client, struct catalog_queue **queues,
+                            size_t count)
+{
+    struct worker *worker = client->worker;
     size_t places = 0;
 
     for (size_t i = 0; i < count; i++) {
-        struct place *place = queues[i]->place;
+        struct place *place = place_for(client, queues[i]);
         if (place->batch_count == 0) {
             if (places == worker->places_capacity) {
                 worker->places_capacity = places ? 2 * places : 8;
@@ -532,6 +542,8 @@ static int publish_to(struct client *client, struct place *place, struct publish
     if (place->is_here)
         return publish_here(shard_of(place), publish->message, queues, count, publish->publisher,
                             mark, &publish->failure);
+    if (place->is_onward)
+        return move_hold(client, publish, queues, count, mark);
     struct peer *peer = peer_of(place);
     *mark = (struct mark){0};
     if (count > PEER_QUEUES_MAX)
@@ -552,7 +564,7 @@ static int publish_to_all(struct client *client, struct publish *publish,
     int result = 0;
 
     *mark = (struct mark){0};
-    size_t places = sort_by_place(worker, queues, publish->queues);
+    size_t places = sort_by_place(client, queues, publish->queues);
     for (size_t i = 0; i < places; i++) {
         struct place *place = worker->places[i];
         if (publish->publisher && mark->line)
@@ -570,7 +582,7 @@ int publish_routed(struct client *client, struct publish *publish, struct catalo
     int result = 0;
 
     if (publish->queues == 1)
-        result = publish_to(client, queues[0]->place, publish, queues, 1, &mark);
+        result = publish_to(client, place_for(client, queues[0]), publish, queues, 1, &mark);
     else if (publish->queues > 1)
         result = publish_to_all(client, publish, queues, &mark);
     client->worker->published += publish->queues > 0 && result == 0 && !client->is_proxy;
@@ -578,6 +590,20 @@ int publish_routed(struct client *client, struct publish *publish, struct catalo
         return result;
     publisher_add(publish->publisher, mark, result == 0);
     return 0;
+}
+
+int publish_onward(struct worker *worker, struct publish *publish, struct catalog_queue *queue)
+{
+    struct mark mark = {0};
+    int result = 0;
+
+    if (queue)
+        result = publish_to(worker->onward.client, queue->home, publish, &queue, 1, &mark);
+    else if (publish->publisher) /* deleted: as what comes by mail then */
+        publisher_wait_settled(publish->publisher, worker->catalog.events);
+    if (publish->publisher)
+        publisher_add(publish->publisher, mark, result == 0);
+    return result;
 }
 
 int broker_publish(struct client *client, struct publish *publish)
@@ -639,6 +665,11 @@ static enum flow client_flow(struct client *client)
             return FLOW_BUSY;
         client->out_of_credit = NULL;
     }
+    if (flow == FLOW_OPEN && client->is_held_back) {
+        if (!onward_has_room(client->worker))
+            return FLOW_BUSY;
+        client->is_held_back = false;
+    }
     return flow;
 }
 
@@ -647,7 +678,7 @@ enum flow broker_flow(struct client *client)
     struct worker *worker = client->worker;
 
     if (!worker->flow_may_have_changed && worker->memory.used < worker->memory_room &&
-        !client->out_of_credit)
+        !client->out_of_credit && !client->is_held_back)
         return FLOW_OPEN;
     enum flow flow = client_flow(client);
     if (flow == FLOW_OPEN)

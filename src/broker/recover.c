@@ -1,5 +1,6 @@
 /* From the log to a running worker; and what a new data directory gets. */
 #include "broker/change.h"
+#include "broker/move.h"
 #include "broker/part.h"
 #include "broker/peer.h"
 
@@ -70,11 +71,10 @@ static void recover_catalog(void *context, struct slice bytes)
 static struct queue *find(const struct shard *shard, uint64_t id)
 {
     struct worker *worker = shard->place.worker;
-    struct queue *queue = worker_logged_queue(worker, id);
 
     if (id > worker->boot->id_last && id <= BOOT_ID_MAX)
         worker->boot->id_last = id;
-    return queue && queue->log == shard->log ? queue : NULL;
+    return shard_logged_queue(shard, id);
 }
 
 /* A state of a queue that the catalog does not know. Whether the catalog can be trusted is known
@@ -288,6 +288,9 @@ void boot_end(struct worker *worker, int result, const char *text)
     }
     if (worker->catalog.next_id <= worker->boot->id_last)
         worker->catalog.next_id = worker->boot->id_last + 1;
+    worker->catalog.queue_moving = queue_moving;
+    worker->catalog.queue_stays = queue_stays;
+    worker->catalog.queue_stranded = queue_stranded;
     worker->catalog.binding_lost = worker_has_catalog(worker) ? change_binding_lost : NULL;
     timer_set(&worker->watch, loop_now_ns(worker->loop) + 1);
     ledgers_resolve(worker);

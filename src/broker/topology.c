@@ -1,5 +1,6 @@
 /* Exchanges, queues and bindings: declaring, deleting, finding. */
 #include "broker/change.h"
+#include "broker/move.h"
 #include "broker/peer.h"
 
 #include <inttypes.h>
@@ -228,7 +229,7 @@ static void fill_counts(const struct hosted *hosted, struct request *request)
     request->result.queue.counts = (struct queue_counts){
         .ready = hosted->queue.ready,
         .leased = hosted->queue.leased,
-        .consumers = hosted->queue.consumers,
+        .consumers = hosted->queue.consumers + hosted->returning,
     };
 }
 
@@ -252,13 +253,9 @@ void queue_added(void *context, struct catalog_queue *queue)
 {
     struct worker *worker = context;
 
-    queue->place = worker_place(worker, queue->shard);
-    if (!queue->place) {
-        worker->start.result = fail(&worker->start.failure, E_CORRUPT,
-                                    "shard-%u is missing: it has the messages of queue '%s'",
-                                    queue->shard, queue->name);
-        return;
-    }
+    queue->place = queue->home = worker_place(worker, queue->shard);
+    if (!queue->place)
+        return; /* the shard is missing; it may have moved since, else the start fails */
     if (queue->place->is_here && shard_of(queue->place)->log)
         hosted_new(shard_of(queue->place), queue);
     if (queue->owner.client == 0 || queue->owner.worker != worker->index)
@@ -274,6 +271,8 @@ void queue_dropped(void *context, struct catalog_queue *queue)
 {
     (void)context;
     list_remove(&queue->owner_link);
+    if (queue->move)
+        move_dropped(queue->move);
     if (queue->hosted)
         hosted_drop(queue->hosted);
 }
@@ -421,6 +420,10 @@ static int count_queue(struct request *request)
         deleted_meanwhile(request, request->result.queue.name);
         return DONE;
     }
+    if (queue->move) {
+        move_wait(request, queue, count_queue);
+        return DONE;
+    }
     return queue->hosted ? counts_here(request, queue->hosted) : peer_counts(request, queue);
 }
 
@@ -469,7 +472,7 @@ int delete_here(struct request *request, struct hosted *hosted, bool if_unused, 
     struct writer w = writer_of(bytes, sizeof bytes);
 
     fill_counts(hosted, request);
-    if (if_unused && hosted->queue.consumers > 0)
+    if (if_unused && hosted->queue.consumers + hosted->returning > 0)
         fail(failure, E_IN_USE, "queue '%s' in vhost '%s' in use", named->name, named->vhost->name);
     else if (if_empty && hosted->queue.ready > 0)
         fail(failure, E_IN_USE, "queue '%s' in vhost '%s' not empty", named->name,
@@ -481,12 +484,45 @@ int delete_here(struct request *request, struct hosted *hosted, bool if_unused, 
     return change_order(request, &w);
 }
 
+struct deletion {
+    uint64_t queue;
+    bool if_unused, if_empty;
+};
+
+static int delete_again(struct request *request);
+
+static int delete_queue(struct request *request, struct catalog_queue *queue, bool if_unused,
+                        bool if_empty)
+{
+    if (queue->move) {
+        struct deletion *deletion = memory_new(sizeof *deletion);
+        *deletion = (struct deletion){queue->id, if_unused, if_empty};
+        request->internal = deletion;
+        move_wait(request, queue, delete_again);
+        return DONE;
+    }
+    return queue->hosted ? delete_here(request, queue->hosted, if_unused, if_empty)
+                         : peer_delete(request, queue, if_unused, if_empty);
+}
+
+static int delete_again(struct request *request)
+{
+    const struct client *client = request->client;
+    struct deletion deletion = *(struct deletion *)request->internal;
+    struct catalog_queue *queue = catalog_queue_by_id(&client->worker->catalog, deletion.queue);
+
+    free(request->internal);
+    request->internal = NULL;
+    if (request->failure.code != 0 || client->closed || !queue)
+        return DONE; /* deleting what is not there is done */
+    return delete_queue(request, queue, deletion.if_unused, deletion.if_empty);
+}
+
 int broker_delete_queue(struct client *client, struct request *request, struct slice name,
                         bool if_unused, bool if_empty)
 {
     struct failure *failure = &request->failure;
     struct catalog_queue *queue;
-    int outcome = DONE;
 
     request_begin(client, request);
     memset(&request->result, 0, sizeof request->result);
@@ -497,11 +533,8 @@ int broker_delete_queue(struct client *client, struct request *request, struct s
          client_may(client, ACCESS_CONFIGURE, "queue", name, failure) != 0))
         return request_end(request);
     snprintf(request->result.queue.name, sizeof request->result.queue.name, "%s", queue->name);
-    if (queue->hosted)
-        outcome = delete_here(request, queue->hosted, if_unused, if_empty);
-    else
-        outcome = peer_delete(request, queue, if_unused, if_empty);
-    return outcome == DONE ? request_end(request) : PENDING;
+    return delete_queue(request, queue, if_unused, if_empty) == DONE ? request_end(request)
+                                                                     : PENDING;
 }
 
 /* ---- bindings ---- */

@@ -11,6 +11,7 @@
  * So the client finds its own writes, wherever it looks. It does not wait for the parts' END to be
  * durable: the decision is.
  */
+#include "broker/move.h"
 #include "broker/part.h"
 #include "broker/peer.h"
 
@@ -98,12 +99,49 @@ static struct share *share_of(struct transaction *t, const struct catalog_queue 
         return share;
     share = t->shares[queue->shard - 1] = memory_new(sizeof *share);
     share->transaction = t;
-    share->place = queue->place;
+    share->place = queue->home;
     share->part = (struct letter_part){t->id, queue->shard};
     if (share->place->is_here)
         share->here = part_collect(shard_of(share->place), t->id);
     t->share_count++;
     return share;
+}
+
+/* ---- queues on their way ---- */
+
+/* A queue that moves and that the transaction needs, or may need: of a large one that is not looked
+ * at. NULL: it can begin. */
+static const struct catalog_queue *must_wait_for(struct transaction *t)
+{
+    struct worker *worker = t->client->worker;
+    struct catalog_queue **queues;
+    struct failure failure;
+
+    if (list_empty(&worker->moves) || t->request->failure.code != 0)
+        return NULL;
+    if (t->publish_count + t->settlement_count > ALONE_MAX) {
+        LIST_EACH (&worker->moves, link) {
+            const struct move *move = CONTAINER_OF(link, struct move, link);
+            if (!move->is_stranded && !move->is_ending)
+                return move->queue;
+        }
+    }
+    for (size_t i = 0; i < t->settlement_count; i++) {
+        const struct catalog_queue *queue = t->settlements[i].lease.queue;
+        if (queue->move && !queue->dropped)
+            return queue;
+    }
+    for (size_t i = 0; i < t->publish_count; i++) {
+        struct publish *publish = &t->publishes[i];
+        publish->queues = 0;
+        if (client_route(t->client, publish, &queues, &publish->queues, &failure) != 0)
+            continue; /* found again, and told, when it is collected */
+        for (size_t q = 0; q < publish->queues; q++) {
+            if (queues[q]->move)
+                return queues[q];
+        }
+    }
+    return NULL;
 }
 
 /* ---- collecting ---- */
@@ -410,6 +448,7 @@ static void drop(struct transaction *t)
 
 static int collected(struct transaction *t)
 {
+    t->client->worker->collecting--;
     if (t->request->failure.code != 0) {
         drop(t);
         return DONE;
@@ -435,6 +474,24 @@ static bool slice(struct request *request)
     return collected(t) == DONE;
 }
 
+/* It looks at its queues from here on: none of them will be quiet before it has collected all. */
+static int begin(struct request *request)
+{
+    struct transaction *t = request->transaction;
+    const struct catalog_queue *queue = must_wait_for(t);
+
+    if (queue) {
+        move_wait(request, queue, begin);
+        return DONE;
+    }
+    t->client->worker->collecting++;
+    if (collect(t, &request->failure))
+        return collected(t);
+    request->slice = slice;
+    request_work(request);
+    return PENDING;
+}
+
 int broker_transact(struct client *client, struct request *request, struct publish *publishes,
                     size_t publish_count, const struct settlement *settlements,
                     size_t settlement_count)
@@ -445,10 +502,6 @@ int broker_transact(struct client *client, struct request *request, struct publi
     t->publish_count = publish_count;
     t->settlements = settlements;
     t->settlement_count = settlement_count;
-    if (collect(t, &request->failure))
-        return collected(t) == DONE ? request_end(request) : PENDING;
     request->transaction = t;
-    request->slice = slice;
-    request_work(request);
-    return PENDING;
+    return begin(request) == DONE ? request_end(request) : PENDING;
 }

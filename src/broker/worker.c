@@ -1,4 +1,5 @@
 #include "broker/change.h"
+#include "broker/move.h"
 #include "broker/part.h"
 #include "broker/peer.h"
 
@@ -278,6 +279,7 @@ struct worker *worker_start(const struct worker_options *options,
     catalog_init(&worker->catalog, loop_random(worker->loop));
     worker->catalog.queue_added = queue_added;
     worker->catalog.queue_dropped = queue_dropped;
+    worker->catalog.queue_moved = queue_moved;
     worker->catalog.context = worker;
     worker->changes = changes_new(worker);
 
@@ -287,6 +289,7 @@ struct worker *worker_start(const struct worker_options *options,
         worker->shards[i] =
             shard_new(worker, worker->index + 1 + i * worker->count, options->stores[i]);
     peers_new(worker);
+    moves_new(worker);
     boot_new(worker);
     if (worker_has_catalog(worker)) {
         shard_open(worker->shards[0]);
@@ -386,6 +389,7 @@ void worker_free(struct worker *worker)
     boot_free(worker);
     cooling_free(worker);
     logins_free(worker);
+    moves_abandon(worker);
     peers_free(worker);
     transactions_free(worker);
     for (unsigned i = 0; i < worker->shard_count; i++) {
@@ -394,6 +398,7 @@ void worker_free(struct worker *worker)
         if (worker->shards[i]->log) /* before its queues, which it may be reading for */
             log_free(worker->shards[i]->log);
     }
+    moves_free(worker);
     abandon_queues(worker);
     for (unsigned i = 0; i < worker->shard_count; i++)
         shard_free(worker->shards[i]);

@@ -197,6 +197,9 @@ static void answered(struct actor *actor)
     case ASK_TRANSACT:
         answer_transact(actor);
         break;
+    case ASK_MOVE:
+        mover_answered(actor);
+        break;
     case ASK_DELETE:
     case ASK_RESTLESS_QUEUE:
     case ASK_RESTLESS:
@@ -507,6 +510,10 @@ static void act_freely(struct actor *actor)
 
     if (actor->look || dice(w, 30) == 0) {
         looker_act(actor);
+        return;
+    }
+    if (w->shards > 1 && dice(w, 12) == 0) {
+        mover_act(actor);
         return;
     }
     switch (dice(w, 14)) {

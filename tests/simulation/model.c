@@ -120,6 +120,7 @@ static struct known entry(const struct actor *actor, unsigned queue, bool persis
         .shard = named ? (uint8_t)named->shard : 0,
         .publisher = actor->number,
         .may_be_gone = !named || w->purges[queue] > 0,
+        .in_move = named && w->moves[queue] > 0,
         .born = w->life,
     };
 }
@@ -254,7 +255,7 @@ void model_settled(struct actor *actor, uint64_t id, unsigned shard)
     k->settle_stamp = w->ids + 1;
     k->settle_worker = (uint8_t)actor->worker;
     k->shard = (uint8_t)shard;
-    if (k->persistent && w->settling_count < IDS_MAX)
+    if (k->persistent && w->moves[k->queue] == 0 && w->settling_count < IDS_MAX)
         w->settling[w->settling_count++] = id;
 }
 
@@ -293,7 +294,7 @@ void model_confirmed(struct actor *actor, uint64_t id, bool accepted)
     for (unsigned i = 0; i < w->known[id].copies; i++) {
         struct known *k = &w->known[id + i];
         k->confirmed = true;
-        if (k->persistent && k->queue < QUEUES_STAY)
+        if (k->persistent && k->queue < QUEUES_STAY && !k->in_move)
             settlements_durable(w, actor->worker, k->shard, id);
     }
     w->confirms++;
@@ -315,6 +316,18 @@ void model_transacted(struct world *w, uint32_t number, bool done)
         k->settled_in = 0;
         k->settled = true;
         k->settle_durable = can_keep(w, k);
+    }
+}
+
+/* While it moves, settlements and publishes take ways of their own: nothing follows from their
+ * order. */
+void model_move_asked(struct world *w, unsigned queue)
+{
+    w->moves[queue]++;
+    for (uint64_t i = 0; i < w->settling_count; i++) {
+        struct known *k = &w->known[w->settling[i]];
+        if (k->queue == queue)
+            k->settle_stamp = 0;
     }
 }
 
@@ -340,6 +353,7 @@ void model_life_over(struct world *w)
     }
     w->settling_count = 0;
     memset(w->purges, 0, sizeof w->purges);
+    memset(w->moves, 0, sizeof w->moves);
     memset(w->unseen, 0, sizeof w->unseen);
 }
 

@@ -21,7 +21,7 @@
 struct slot {
     pid_t process; /* 0: none */
     uint64_t seed, block_end;
-    uint64_t passed, deliveries, far_deliveries, crashes, confirms, alarms;
+    uint64_t passed, deliveries, far_deliveries, crashes, confirms, alarms, moved;
 };
 
 struct shared {
@@ -43,6 +43,7 @@ static void run_seed(const struct options *options, struct slot *slot, struct wo
     slot->crashes += w->crashes;
     slot->confirms += w->confirms;
     slot->alarms += w->alarms;
+    slot->moved += w->moved;
 }
 
 /* First what is left of the block at hand. */
@@ -116,6 +117,7 @@ static struct slot total(const struct shared *shared)
         sum.crashes += slot->crashes;
         sum.confirms += slot->confirms;
         sum.alarms += slot->alarms;
+        sum.moved += slot->moved;
     }
     return sum;
 }
@@ -163,8 +165,10 @@ int seeds_run(const struct options *options)
     struct slot sum = total(shared);
     uint64_t failures = shared->failed;
     printf("%" PRIu64 " seeds: %" PRIu64 " crashes, %" PRIu64 " confirms, %" PRIu64
-           " deliveries, %" PRIu64 " of them by mail, %" PRIu64 " alarms that ended\n",
-           sum.passed, sum.crashes, sum.confirms, sum.deliveries, sum.far_deliveries, sum.alarms);
+           " deliveries, %" PRIu64 " of them by mail, %" PRIu64 " alarms that ended, %" PRIu64
+           " moves\n",
+           sum.passed, sum.crashes, sum.confirms, sum.deliveries, sum.far_deliveries, sum.alarms,
+           sum.moved);
     if (failures > 0)
         printf("the first that failed: %" PRIu64 "\n", shared->first_failed);
     printf("%" PRIu64 " passed, %" PRIu64 " failed\n", sum.passed, failures);

@@ -7,6 +7,7 @@
  *   seeds.c     one world for each seed, in one process or in several
  *   world.c     lives: workers start, actors act, the process crashes or stops
  *   actor.c     what clients do with queues that stay
+ *   mover.c     they move queues to other shards
  *   restless.c  what they do with queues that come and go, on all workers at once
  *   looker.c    they list queues and ask for numbers
  *   model.c     what was promised of messages, and what became of it
@@ -71,7 +72,8 @@ struct known {
     unsigned delivered_life; /* the last life in which it was delivered */
     bool present_at_end;
     uint32_t settled_in; /* a transaction of which no good answer came; 0: none */
-    uint8_t shard;       /* where it went */
+    uint8_t shard;       /* where it went, */
+    bool in_move;        /* while its queue was perhaps on its way elsewhere */
     uint64_t sequence;   /* in its queue, once it was seen */
     uint64_t queue_id;   /* 0: not known yet */
 
@@ -110,6 +112,7 @@ enum ask {
     ASK_TRANSACT,
     ASK_RESTLESS_QUEUE, /* declares one that comes and goes */
     ASK_DELETE,
+    ASK_MOVE,
     ASK_RESTLESS, /* whose answer promises nothing */
     ASK_LOOK,
 };
@@ -190,12 +193,13 @@ struct world {
     struct standing standings[QUEUES];
     uint64_t ended_ns;           /* of the last life */
     bool deleted[QUEUE_IDS_MAX]; /* of durable queues: it was answered that they are */
+    unsigned moves[QUEUES];      /* perhaps under way: asked for and not answered */
     unsigned
         unseen[QUEUES]; /* in this life: consumers that left, perhaps with messages on the way */
     uint32_t clients;   /* so far */
     uint64_t random_state;
     bool draining, resting;
-    uint64_t deliveries, far_deliveries, crashes, confirms, alarms;
+    uint64_t deliveries, far_deliveries, crashes, confirms, alarms, moved;
 };
 
 /* ---- seeds.c ---- */
@@ -241,6 +245,7 @@ uint64_t model_delivered(struct actor *actor, unsigned queue, const struct deliv
 void model_settled(struct actor *actor, uint64_t id, unsigned shard);
 void model_confirmed(struct actor *actor, uint64_t id, bool accepted);
 void model_transacted(struct world *w, uint32_t number, bool done);
+void model_move_asked(struct world *w, unsigned queue);
 void model_purge_asked(struct world *w, unsigned queue);
 void model_deleted(struct world *w, uint64_t queue_id); /* perhaps */
 void model_life_over(struct world *w);
@@ -275,8 +280,13 @@ void actor_free(struct actor *actor);
 /* After a crash: the broker has given up the client. */
 void actor_abandon(struct actor *actor);
 
-/* For restless.c: what has been asked, and how. */
+/* For restless.c and mover.c: what has been asked, and how. */
 void actor_asked(struct actor *actor, enum ask ask, int outcome);
+
+/* ---- mover.c ---- */
+
+void mover_act(struct actor *actor);
+void mover_answered(struct actor *actor);
 
 /* ---- restless.c ---- */
 
