@@ -629,10 +629,33 @@ static void test_sudden_end(const struct ways *ways)
     }
 }
 
+/* A cancelled consumer, whose last delivery is settled by a commit that nobody waits for. */
+static void test_closed_while_committing(const struct ways *ways)
+{
+    struct peer peer;
+    uint8_t memory[64];
+    struct writer writer = writer_of(memory, sizeof memory);
+
+    begin(&peer, ways);
+    declare(&peer, 1, "a");
+    fake_put(&worker, "a", TEXT("m"));
+    ASK_EMPTY(&peer, 1, tx_select_ok, tx_select);
+    SAY(&peer, 1, basic_consume, .queue = TEXT("a"), .consumer_tag = TEXT("c"));
+    expect(&peer, 1, METHOD_basic_consume_ok);
+    expect_delivery(&peer, 1, 1, false, "m");
+    ASK(&peer, 1, basic_cancel_ok, basic_cancel, .consumer_tag = TEXT("c"));
+    SAY(&peer, 1, basic_ack, .delivery_tag = 1);
+    amqp091_method_write(&writer, 1, &(struct method){.id = METHOD_tx_commit});
+    struct slice commit = slice_of(memory, writer_size(&writer));
+    assert_int_equal(amqp091_protocol.input(peer.session, commit), commit.size);
+    end(&peer);
+}
+
 int main(void)
 {
     static const struct scenario scenarios[] = {
         {"consume", test_consume},
+        {"closed_while_committing", test_closed_while_committing},
         {"consume_errors", test_consume_errors},
         {"cancel_notification", test_cancel_notification},
         {"deleted_meanwhile", test_deleted_meanwhile},

@@ -158,15 +158,6 @@ static void reset(struct channel *channel)
     *t = (struct transaction){0};
 }
 
-void transaction_free(struct channel *channel)
-{
-    if (!channel->transaction)
-        return;
-    reset(channel);
-    free(channel->transaction);
-    channel->transaction = NULL;
-}
-
 /* Settled: credit goes back to the consumers. */
 static void return_credit(struct channel *channel)
 {
@@ -184,6 +175,16 @@ static void return_credit(struct channel *channel)
         consume_forget(subscription, end - i);
     }
     t->settlement_count = 0;
+}
+
+void transaction_free(struct channel *channel)
+{
+    if (!channel->transaction)
+        return;
+    return_credit(channel); /* of a commit whose answer nobody awaits any more */
+    reset(channel);
+    free(channel->transaction);
+    channel->transaction = NULL;
 }
 
 bool transaction_abandon_step(struct channel *channel)
