@@ -152,6 +152,10 @@ void client_close(struct client *client);
 bool client_idle(const struct client *client);
 void client_free(struct client *client);
 
+/* A simulated crash, of a client that was closed and has requests pending still: before its worker
+ * is abandoned (worker.h), which takes all other clients with it. */
+void client_abandon(struct client *client);
+
 /* Name and password; checked in a helper. E_LOGIN; the text says why, for the log, not for the
  * peer. */
 int broker_login(struct client *client, struct request *request, struct slice user,

@@ -150,6 +150,7 @@ struct subscription {
     uint32_t asked_of; /* by this worker */
     struct task resume;
     struct list held; /* deliveries that the session had no room for; struct held */
+    bool is_refused;  /* the session had none for the latest, and has not said that it has */
 };
 
 static inline struct client_identity client_identity(const struct client *client)

@@ -92,8 +92,10 @@ void worker_check_rest(const struct worker *worker)
     check_queues_at_rest(worker);
     LIST_EACH (&worker->clients, link) {
         const struct client *client = CONTAINER_OF(link, struct client, link);
-        LIST_EACH (&client->subscriptions, subscription)
-            ASSERT(list_empty(&CONTAINER_OF(subscription, struct subscription, client_link)->held));
+        LIST_EACH (&client->subscriptions, other) {
+            const struct subscription *s = CONTAINER_OF(other, struct subscription, client_link);
+            ASSERT(list_empty(&s->held) || s->is_refused);
+        }
     }
 }
 

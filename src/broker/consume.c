@@ -329,6 +329,7 @@ void get_give_back(struct request *request)
     if (request->failure.code != 0 || !delivery->message)
         return;
     message_unref(delivery->message);
+    delivery->message = NULL;
     if (!request->settles_itself)
         broker_settle(request->client, &delivery->lease, 1, OUTCOME_RETURN_UNSEEN);
 }

@@ -343,6 +343,7 @@ static int deliver(struct subscription *subscription, struct message *message, u
         catalog_queue_ref(queue);
     int result =
         client->options.events->deliver(client->options.session, subscription->cookie, &delivery);
+    subscription->is_refused = result != 0;
     if (result == 0)
         worker->delivered++;
     if (result == 0 && settles_itself)
@@ -428,6 +429,7 @@ void peer_resume_run(struct task *task)
 
 void peer_resume(struct subscription *subscription)
 {
+    subscription->is_refused = false;
     loop_defer(subscription->client->worker->loop, &subscription->resume, LOOP_DISPATCH);
 }
 

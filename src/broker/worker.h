@@ -75,9 +75,6 @@ void worker_free(struct worker *worker);
  * again. */
 void worker_abandon(struct worker *worker);
 
-/* The same for a client that was closed and had requests pending still: before its worker. */
-void client_abandon(struct client *client);
-
 uint32_t worker_client_count(const struct worker *worker);
 
 struct worker_statistics {
@@ -96,8 +93,8 @@ const struct catalog *worker_catalog(const struct worker *worker);
 void worker_check(const struct worker *worker);
 
 /* Asserts that nothing is on its way: requests are answered, publishes confirmed, their credit is
- * back, and whoever can get a message has it. For when all mail has been read, the disks have
- * answered and consumers have been resumed. */
+ * back, and whoever can get a message and takes it has it. For when all mail has been read, the
+ * disks have answered and consumers have been resumed. */
 void worker_check_rest(const struct worker *worker);
 
 /* The same, when no worker has clients any more: no lease, consumer or owner is left over. */

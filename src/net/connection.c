@@ -639,3 +639,22 @@ void connection_abort(struct connection *c)
     begin_close(c, CLOSE_STOP);
     close_stream(c);
 }
+
+void connection_abandon(struct connection *c)
+{
+    if (c->session)
+        c->protocol->abandon(c->session);
+    output_fini(&c->wire.output);
+    rest_free(c);
+}
+
+void connection_free(struct connection *c)
+{
+    if (c->session)
+        c->protocol->free(c->session);
+    c->session = NULL;
+    if (c->stream)
+        stream_close(c->stream);
+    c->stream = NULL;
+    destroy(c);
+}

@@ -90,4 +90,8 @@ void connection_drain(struct connection *connection, const char *reason, uint64_
 /* Closes at once. */
 void connection_abort(struct connection *connection);
 
+/* A simulated crash: the session drops what it holds; later the memory goes, and the stream. */
+void connection_abandon(struct connection *connection);
+void connection_free(struct connection *connection);
+
 #endif

@@ -112,9 +112,14 @@ static void who_free(void *from)
     free(session);
 }
 
+static void who_abandon(void *context)
+{
+    (void)context; /* nothing is held */
+}
+
 static const struct protocol who_protocol = {"who",         who_sniff,   who_open, who_input,
                                              who_input_max, who_drained, who_tick, who_drain,
-                                             who_close,     who_idle,    who_free};
+                                             who_close,     who_idle,    who_free, who_abandon};
 
 static const struct logger quiet = {.descriptor = -1};
 

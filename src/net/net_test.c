@@ -192,12 +192,19 @@ static void echo_free(void *from)
     free(session);
 }
 
-static const struct protocol echo_protocol = {"echo",         echo_sniff,   echo_open, echo_input,
-                                              echo_input_max, echo_drained, echo_tick, echo_drain,
-                                              echo_close,     echo_idle,    echo_free};
-static const struct protocol text_protocol = {"text",         text_sniff,   echo_open, echo_input,
-                                              echo_input_max, echo_drained, echo_tick, echo_drain,
-                                              echo_close,     echo_idle,    echo_free};
+static void echo_abandon(void *context)
+{
+    struct session *session = context;
+
+    session->is_closed = true;
+}
+
+static const struct protocol echo_protocol = {
+    "echo",    echo_sniff, echo_open,  echo_input, echo_input_max, echo_drained,
+    echo_tick, echo_drain, echo_close, echo_idle,  echo_free,      echo_abandon};
+static const struct protocol text_protocol = {
+    "text",    text_sniff, echo_open,  echo_input, echo_input_max, echo_drained,
+    echo_tick, echo_drain, echo_close, echo_idle,  echo_free,      echo_abandon};
 
 /* ---- the client ---- */
 
@@ -915,9 +922,45 @@ static void who_goes_on_holds_nobody_up(void **state)
     }
 }
 
+/* At any moment, with connections in every state. */
+static void a_crash_leaves_nothing(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 0; seed < 60; seed++) {
+        struct scene s;
+        struct logger logger;
+        struct client c[4];
+        size_t size = 400000;
+        scene_begin(&s, seed, &logger, NULL);
+        uint8_t *bytes = random_items(s.loop, 50000, &size);
+        client_connect(&c[0], s.loop, "", 0); /* says nothing */
+        for (int i = 1; i < 4; i++)
+            client_connect(&c[i], s.loop, "\0\1x", 3);
+        run_ms(&s, 50);
+        for (int i = 1; i < 4; i++)
+            client_send(&c[i], bytes, size);
+        c[1].read_max = 0;
+        assert_true(simulated_run_turns(s.loop, seed * 4));
+        client_close(&c[2]);
+        assert_true(simulated_run_turns(s.loop, seed % 5));
+        server_abandon(s.server);
+        assert_int_equal(s.service.lent, s.service.given_back);
+        server_free(s.server);
+        assert_int_equal(s.service.opened, s.service.freed);
+        account_fini(&s.account);
+        for (int i = 0; i < 4; i++) {
+            if (i != 2)
+                client_close(&c[i]);
+        }
+        loop_free(s.loop);
+        free(bytes);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_crash_leaves_nothing),
         cmocka_unit_test(items_come_back),
         cmocka_unit_test(large_items_are_read_on_in_place),
         cmocka_unit_test(a_paused_session_is_not_read),

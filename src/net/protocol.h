@@ -61,6 +61,10 @@ struct protocol {
     /* Has everything that was asked completed? Then free() may be called. */
     bool (*idle)(void *session);
     void (*free)(void *session);
+
+    /* Instead of close(), when a crash is simulated: drops what it holds without a word to the
+     * broker, which is abandoned next; then free(). */
+    void (*abandon)(void *session);
 };
 
 #endif

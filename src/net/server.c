@@ -21,6 +21,7 @@ struct server {
     struct timer deadline;
     char *drain_reason;
     bool aborts;
+    bool is_abandoned;
 };
 
 static void count(struct server *server, int change)
@@ -225,8 +226,20 @@ const struct server_statistics *server_statistics(const struct server *server)
     return &server->host.statistics;
 }
 
+void server_abandon(struct server *server)
+{
+    server->is_abandoned = true;
+    list_move_all(&server->connections, &server->waiting);
+    LIST_EACH (&server->connections, link)
+        connection_abandon(CONTAINER_OF(link, struct connection, link));
+}
+
 void server_free(struct server *server)
 {
+    struct list *link;
+
+    while (server->is_abandoned && (link = list_first(&server->connections)))
+        connection_free(CONTAINER_OF(link, struct connection, link));
     ASSERT(server->count == 0);
     listen_no_more(server);
     if (server->host.options.group)

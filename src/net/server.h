@@ -61,7 +61,11 @@ const struct server_statistics *server_statistics(const struct server *server);
  * server_connection_count() is 0. */
 void server_drain(struct server *server, const char *reason, uint64_t deadline_ns);
 
-/* There must be no connection; and no loop of its group may run. */
+/* There must be no connection, unless it was abandoned; and no loop of its group may run. */
 void server_free(struct server *server);
+
+/* A simulated crash: sessions drop what they hold and tell nobody. Then come the broker's
+ * worker_abandon() and server_free(); the loop must not run again. */
+void server_abandon(struct server *server);
 
 #endif

@@ -46,7 +46,8 @@ static void forget_parked(struct channel *channel)
     channel->parked_at = 0;
 }
 
-void channel_free(struct channel *channel)
+/* All memory but the struct. */
+static void empty(struct channel *channel)
 {
     struct session *session = channel->session;
 
@@ -64,11 +65,36 @@ void channel_free(struct channel *channel)
         map_fini(&channel->tags);
     publish_abandon(channel);
     list_remove(&channel->busy_link);
+    account_release(session->account, CHANNEL_COST);
+}
+
+void channel_free(struct channel *channel)
+{
+    struct session *session = channel->session;
+
+    if (!session->is_abandoned)
+        empty(channel);
     map_remove_number(&session->channels, channel->number);
     if (session->last_channel == channel)
         session->last_channel = NULL;
-    account_release(session->account, CHANNEL_COST);
     free(channel);
+}
+
+void channel_abandon(struct channel *channel)
+{
+    const struct request *request = &channel->request;
+
+    ASSERT(channel->session->is_releasing); /* so that no credit is given */
+    if (channel->request_is_pending && request->is_get && request->result.get.delivery.message)
+        message_unref(request->result.get.delivery.message);
+    transaction_free(channel);
+    for (uint64_t tag = 0; (tag = unacked_next(&channel->unacked, tag));) {
+        struct subscription *subscription = unacked_find(&channel->unacked, tag)->subscription;
+        unacked_remove(&channel->unacked, tag);
+        if (subscription)
+            consume_forget(subscription, 1);
+    }
+    empty(channel); /* the rest goes with free(): the broker may know the request still */
 }
 
 /* The channel has ended for the client, who may open one of the same number: parked frames are for

@@ -257,6 +257,14 @@ void client_free(struct client *client)
     free(client);
 }
 
+/* What the fake worker still knows of it goes, too. */
+void client_abandon(struct client *client)
+{
+    client_close(client);
+    fake_run(client->worker);
+    client_free(client);
+}
+
 struct slice client_user(const struct client *client)
 {
     return slice_text(client->user);

@@ -502,9 +502,25 @@ static void amqp091_free(void *context)
     while ((channel = map_next(&session->channels, &cursor)))
         channel_free(channel);
     map_fini(&session->channels);
-    kept_free(session->account, &session->request_bytes);
-    client_free(session->client);
+    if (!session->is_abandoned) {
+        kept_free(session->account, &session->request_bytes);
+        client_free(session->client);
+    }
     free(session);
+}
+
+static void amqp091_abandon(void *context)
+{
+    struct session *session = context;
+    struct map_cursor cursor = {0};
+    struct channel *channel;
+
+    session->is_releasing = session->is_abandoned = true;
+    while ((channel = map_next(&session->channels, &cursor)))
+        channel_abandon(channel);
+    kept_free(session->account, &session->request_bytes);
+    if (session->has_left)
+        client_abandon(session->client);
 }
 
 const struct protocol amqp091_protocol = {
@@ -519,4 +535,5 @@ const struct protocol amqp091_protocol = {
     .close = amqp091_close,
     .idle = amqp091_idle,
     .free = amqp091_free,
+    .abandon = amqp091_abandon,
 };

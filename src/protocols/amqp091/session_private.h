@@ -85,6 +85,7 @@ struct session {
     bool is_told_blocked;
     bool is_releasing;  /* give back what the channels hold, in slices; then leave the broker */
     bool has_left;      /* client_close() was called */
+    bool is_abandoned;  /* by a simulated crash: the client has gone with its worker */
     uint32_t frame_max; /* whole frames */
     uint32_t channel_max;
     uint32_t heartbeat_s;
@@ -258,6 +259,9 @@ void channel_close(struct channel *channel, enum reply_code code, uint32_t metho
 bool channel_release_step(struct channel *channel);
 void channel_free(struct channel *channel);
 
+/* Drops what is held, without a word to the broker. */
+void channel_abandon(struct channel *channel);
+
 /* To be called with the outcome of a call to the broker: runs `completed` at once or when it is
  * done. */
 void channel_await(struct channel *channel, int outcome, void (*completed)(struct channel *));
@@ -350,6 +354,8 @@ bool transaction_undo_step(struct channel *channel);
 
 /* Gives everything back, a slice a call; true when done. */
 bool transaction_abandon_step(struct channel *channel);
+
+/* Without a word to the broker. */
 void transaction_free(struct channel *channel);
 
 #endif
