@@ -20,7 +20,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static void handshake(struct peer *peer, bool capable)
 {
     static const uint8_t capabilities[] = "\x0c"
-                                          "capabilitiesF\0\0\0\x31"
+                                          "capabilitiesF\0\0\0\x2e"
                                           "\x12"
                                           "connection.blockedt\x01"
                                           "\x16"
