@@ -63,7 +63,7 @@ struct protocol {
     void (*free)(void *session);
 
     /* Instead of close(), when a crash is simulated: drops what it holds without a word to the
-     * broker, which is abandoned next; then free(). */
+     * broker, which is abandoned next; then free(). NULL: not in simulation. */
     void (*abandon)(void *session);
 };
 

@@ -72,9 +72,15 @@ static void check_body(const struct world *w, uint64_t id, struct slice body)
     check_bytes(w, id, body.data, body.size - BODY_SAMPLE, body.size);
 }
 
-static uint64_t body_id(const struct world *w, const struct message *message)
+size_t model_body(const struct world *w, uint64_t id, uint8_t *bytes)
 {
-    struct slice body = message_body(message);
+    if (bytes)
+        body_fill(w, bytes, body_size(w, id), id);
+    return body_size(w, id);
+}
+
+uint64_t model_body_id(const struct world *w, struct slice body)
+{
     CHECK(w, body.size >= 16, "a body of %zu bytes", body.size);
     uint64_t id = load_le64(body.data);
     CHECK(w, id > 0 && id <= w->ids, "a message that nobody published: %" PRIu64, id);
@@ -190,34 +196,31 @@ static void check_order(struct actor *actor, const struct known *k, uint64_t id)
     actor->consumer_queue_id = k->queue_id;
 }
 
-uint64_t model_delivered(struct actor *actor, unsigned queue, const struct delivery *delivery,
-                         bool to_consumer)
+static void check_place_known(const struct world *w, uint64_t id, const struct sight *sight)
 {
-    struct world *w = actor->world;
-    uint64_t id = body_id(w, delivery->message), copies = w->known[id].copies;
+    const struct known *k = &w->known[id];
 
-    CHECK(w, copies > 0, "message %" PRIu64 " is none", id);
-    for (uint64_t i = 1; i < copies && w->known[id].queue != queue; i++)
-        id++;
-    struct known *k = &w->known[id];
-    w->deliveries++;
-    w->far_deliveries += (delivery->lease.queue->shard - 1) % w->workers != actor->worker;
-    trace(w, "actor %u gets %" PRIu64 " of queue %u as %" PRIu64 "%s", actor->index, id, queue,
-          delivery->lease.sequence, delivery->redelivered ? ", redelivered" : "");
-    CHECK(w, k->queue == queue, "message %" PRIu64 " in another queue", id);
-    CHECK(w, k->queue_id == 0 || k->queue_id == delivery->lease.queue->id,
+    CHECK(w, k->queue_id == 0 || k->queue_id == sight->queue_id,
           "message %" PRIu64 " came from a queue that was declared later", id);
+    CHECK(w, k->sequence == 0 || k->sequence == sight->sequence,
+          "message %" PRIu64 " was number %" PRIu64 ", and is number %" PRIu64, id, k->sequence,
+          sight->sequence);
+}
+
+static void check_seen(struct world *w, uint64_t id, const struct sight *sight)
+{
+    struct known *k = &w->known[id];
+
     CHECK(w, !k->leased, "message %" PRIu64 " was given out twice at a time", id);
     CHECK(w, !(k->settled && k->delivered_life == w->life + 1),
           "message %" PRIu64 " came back after its settlement", id);
     CHECK(w, !k->settle_durable || w->corruption_reported,
           "message %" PRIu64 " came back after its settlement was durable", id);
     if (k->delivered_ever)
-        CHECK(w, delivery->redelivered || w->corruption_reported,
+        CHECK(w, sight->redelivered || w->corruption_reported,
               "message %" PRIu64 " was seen before, and does not say so", id);
-    CHECK(w, k->sequence == 0 || k->sequence == delivery->lease.sequence,
-          "message %" PRIu64 " was number %" PRIu64 ", and is number %" PRIu64, id, k->sequence,
-          delivery->lease.sequence);
+    if (sight->sequence)
+        check_place_known(w, id, sight);
     if (k->settled_in) {
         CHECK(w, !w->transactions[k->settled_in].committed || w->corruption_reported,
               "message %" PRIu64 " was settled in transaction %u and is back", id, k->settled_in);
@@ -225,22 +228,67 @@ uint64_t model_delivered(struct actor *actor, unsigned queue, const struct deliv
             w->transactions[k->settled_in].came_back = id;
         k->settled_in = 0;
     }
-    k->queue_id = delivery->lease.queue->id;
-    k->sequence = delivery->lease.sequence;
-    check_place(w, id);
-    if (to_consumer && !k->in_transaction) /* those stand in their place and wait */
-        check_order(actor, k, id);
+}
+
+static void note_seen(struct world *w, struct known *k, const struct sight *sight)
+{
     /* a log that has failed cannot keep the mark any more */
-    k->delivered_ever =
-        k->delivered_ever || !(w->failed_shards & 1u << delivery->lease.queue->shard);
+    k->delivered_ever = k->delivered_ever || !(w->failed_shards & 1u << sight->shard);
     k->delivered_life = w->life + 1;
+    k->seen++;
     k->settled = false;
     k->settle_stamp = 0;
     if (k->born == w->life)
         k->may_be_done = true;
     else
         k->was_there = true;
+}
+
+uint64_t model_seen(struct actor *actor, struct sight *sight)
+{
+    struct world *w = actor->world;
+    uint64_t id = model_body_id(w, sight->body), copies = w->known[id].copies;
+
+    CHECK(w, copies > 0, "message %" PRIu64 " is none", id);
+    for (uint64_t i = 1; i < copies && w->known[id].queue != sight->queue; i++)
+        id++;
+    struct known *k = &w->known[id];
+    w->deliveries++;
+    w->far_deliveries += sight->shard > 0 && (sight->shard - 1) % w->workers != actor->worker;
+    trace(w, "actor %u gets %" PRIu64 " of queue %u as %" PRIu64 "%s%s", actor->index, id,
+          sight->queue, sight->sequence, sight->redelivered ? ", redelivered" : "",
+          sight->is_stale ? ", stale" : "");
+    CHECK(w, k->queue == sight->queue, "message %" PRIu64 " in another queue", id);
+    sight->is_stale |= sight->is_doubtful && k->delivered_life == w->life + 1;
+    if (sight->is_stale)
+        return id;
+    check_seen(w, id, sight);
+    sight->is_first = k->delivered_life != w->life + 1;
+    if (sight->sequence) {
+        k->queue_id = sight->queue_id;
+        k->sequence = sight->sequence;
+        check_place(w, id);
+    }
+    if (sight->to_consumer && !k->in_transaction) /* those stand in their place and wait */
+        check_order(actor, k, id);
+    note_seen(w, k, sight);
     return id;
+}
+
+uint64_t model_delivered(struct actor *actor, unsigned queue, const struct delivery *delivery,
+                         bool to_consumer)
+{
+    struct sight sight = {
+        .body = message_body(delivery->message),
+        .queue = queue,
+        .shard = delivery->lease.queue->shard,
+        .queue_id = delivery->lease.queue->id,
+        .sequence = delivery->lease.sequence,
+        .redelivered = delivery->redelivered,
+        .to_consumer = to_consumer,
+    };
+
+    return model_seen(actor, &sight);
 }
 
 /* ---- settlements and confirms ---- */
@@ -324,6 +372,7 @@ void model_transacted(struct world *w, uint32_t number, bool done)
 void model_move_asked(struct world *w, unsigned queue)
 {
     w->moves[queue]++;
+    w->moves_ever[queue]++;
     for (uint64_t i = 0; i < w->settling_count; i++) {
         struct known *k = &w->known[w->settling[i]];
         if (k->queue == queue)

@@ -1,5 +1,7 @@
 /* Lives: the workers of a process start, actors act, the process crashes or stops. */
-#include "world.h"
+#include "net/server.h"
+#include "protocols/amqp091/session.h"
+#include "remote.h"
 
 #include <stdarg.h>
 
@@ -84,8 +86,12 @@ static void on_line(void *context, enum log_level level, const char *category, c
     if (sscanf(text, "%*u segments, last block %*u, %" SCNu64 " bytes torn", &torn_bytes) == 1 &&
         torn_bytes > 0 && world_flipped(w))
         w->corruption_reported = true;
-    if (strcmp(category, "storage") == 0 && strncmp(text, failed_shard, strlen(failed_shard)) == 0)
+    if (strcmp(category, "storage") == 0 &&
+        strncmp(text, failed_shard, strlen(failed_shard)) == 0) {
         w->failed_shards |= 1u << strtoul(text + strlen(failed_shard), NULL, 10);
+        for (unsigned i = 0; i < w->remote_count; i++)
+            remote_doubt(w->remotes[i]);
+    }
     if (w->options->verbose)
         fprintf(stderr, "[%s] %s\n", category, text);
 }
@@ -129,6 +135,27 @@ static void make_loops(struct world *w)
         options->post_delay_max_ns = post;
         options->job_delay_max_ns = dice(w, 4) ? NANOSECONDS_PER_MS : 300 * NANOSECONDS_PER_MS;
     }
+    w->outside = loop_new_simulated_beside(w->members[0].loop);
+    struct simulated_options *options = simulated_options(w->outside);
+    options->pause_ppm = 0;
+    options->pipe_size = dice(w, 2) ? 65536 : 1000 << dice(w, 5);
+}
+
+/* Each worker has a port of its own, so that remotes know to whom they speak. */
+static void open_server(struct world *w, struct member *member)
+{
+    struct server_protocol protocols[] = {{&amqp091_protocol, member->worker}};
+    struct server_options options = {
+        .loop = member->loop,
+        .logger = &w->logger,
+        .listen.port = (uint16_t)(REMOTE_PORT + (unsigned)(member - w->members)),
+        .protocols = protocols,
+        .protocol_count = 1,
+        .handshake_ms = 10000,
+    };
+    struct failure failure;
+
+    CHECK(w, server_open(&options, &member->server, &failure) == 0, "%s", failure.text);
 }
 
 static void member_start(struct world *w, unsigned index, struct worker_options *options)
@@ -215,7 +242,11 @@ static enum begun begin_life(struct world *w, bool may_crash)
     for (unsigned i = 1; i < w->workers; i++)
         CHECK(w, (w->members[i].start_result == 0) == (w->members[0].start_result == 0),
               "some workers start and some do not");
-    return w->members[0].start_result == 0 ? BEGUN_WELL : BEGUN_BADLY;
+    if (w->members[0].start_result != 0)
+        return BEGUN_BADLY;
+    for (unsigned i = 0; i < w->workers; i++)
+        open_server(w, &w->members[i]);
+    return BEGUN_WELL;
 }
 
 /* ---- the end ---- */
@@ -225,6 +256,10 @@ static void free_loops(struct world *w)
     if (w->office)
         office_free(w->office);
     w->office = NULL;
+    for (unsigned i = 0; i < w->remote_count; i++)
+        remote_cut(w->remotes[i], false); /* who has not read yet that it is over */
+    loop_free(w->outside);
+    w->outside = NULL;
     for (unsigned i = w->workers; i-- > 0;) {
         if (w->ended_ns < loop_now_ns(w->members[i].loop))
             w->ended_ns = loop_now_ns(w->members[i].loop);
@@ -240,18 +275,53 @@ static void end_crash(struct world *w)
         simulated_disk_crash(w->disks[i]);
     for (unsigned i = 0; i < ACTORS; i++)
         actor_abandon(&w->actors[i]);
+    for (unsigned i = 0; i < w->remote_count; i++)
+        remote_cut(w->remotes[i], true);
+    for (unsigned i = 0; i < w->workers; i++) {
+        if (w->members[i].server)
+            server_abandon(w->members[i].server);
+    }
     for (unsigned i = 0; i < w->workers; i++) {
         if (w->members[i].worker)
             worker_abandon(w->members[i].worker);
         w->members[i].worker = NULL;
     }
+    for (unsigned i = 0; i < w->workers; i++) {
+        if (w->members[i].server)
+            server_free(w->members[i].server);
+        w->members[i].server = NULL;
+    }
     free_loops(w);
     w->crashes++;
 }
 
-/* Waits until no actor has anything pending; false: the power goes meanwhile. */
-static bool close_actors(struct world *w, unsigned worker)
+/* Of some remotes the broker hears before it asks them to go, of others it does not. */
+static void close_remotes(struct world *w, struct member *member)
 {
+    if (!member->server)
+        return;
+    for (unsigned i = 0; i < w->remote_count; i++) {
+        struct remote *r = w->remotes[i];
+        if (&w->members[r->self.worker] != member)
+            continue;
+        if (dice(w, 2))
+            remote_cut(r, dice(w, 2));
+        else
+            remote_drain(r);
+    }
+    server_drain(member->server, "the broker stops",
+                 loop_now_ns(member->loop) + dice(w, 500 * NANOSECONDS_PER_MS));
+    for (unsigned i = 0; i < 1000 && server_connection_count(member->server) > 0; i++)
+        world_run(w, 10 * NANOSECONDS_PER_MS);
+    CHECK(w, server_connection_count(member->server) == 0, "a connection never ends");
+    server_free(member->server);
+    member->server = NULL;
+}
+
+/* Waits until nobody has anything pending; false: the power goes meanwhile. */
+static bool close_clients(struct world *w, unsigned worker)
+{
+    close_remotes(w, &w->members[worker]);
     for (unsigned i = 0; i < ACTORS; i++) {
         struct actor *actor = &w->actors[i];
         if (!actor->client || actor->worker != worker)
@@ -273,11 +343,15 @@ static void check_rest(struct world *w)
     for (unsigned i = 0; i < 30; i++) {
         for (unsigned a = 0; a < ACTORS; a++)
             actor_rest(&w->actors[a]);
+        for (unsigned n = 0; n < w->remote_count; n++)
+            remote_rest(w->remotes[n], i);
         world_run(w, 100 * NANOSECONDS_PER_MS);
     }
     w->resting = false;
     for (unsigned i = 0; i < ACTORS; i++)
         actor_check_rest(&w->actors[i]);
+    for (unsigned i = 0; i < w->remote_count; i++)
+        remote_check_rest(w->remotes[i]);
     for (unsigned i = 0; i < w->workers; i++) {
         worker_check(w->members[i].worker);
         worker_check_rest(w->members[i].worker);
@@ -328,12 +402,23 @@ static bool all_stopped(const struct world *w)
     return true;
 }
 
+/* An actor, or a remote, if there are any. */
+static void somebody_acts(struct world *w)
+{
+    if (w->remote_count > 0 && dice(w, 2))
+        remote_act(w->remotes[dice(w, w->remote_count)]);
+    else
+        actor_act(&w->actors[dice(w, ACTORS)]);
+}
+
 /* One of those whose worker is not stopping. */
 static void others_act(struct world *w)
 {
     struct actor *actor = &w->actors[dice(w, ACTORS)];
 
-    if (actor->client && !w->members[actor->worker].stopping)
+    if (w->remote_count > 0 && dice(w, 2))
+        remote_act(w->remotes[dice(w, w->remote_count)]);
+    else if (actor->client && !w->members[actor->worker].stopping)
         actor_act(actor);
 }
 
@@ -349,13 +434,13 @@ static void end_clean(struct world *w)
         check_rest(w);
     trace(w, "stop%s", together ? ", together" : "");
     for (unsigned i = 0; together && power && i < w->workers; i++)
-        power = close_actors(w, i);
+        power = close_clients(w, i);
     if (together && power)
         check_quiet(w);
     for (unsigned i = 0; power && i < w->workers; i++) {
         struct member *member = &w->members[(first + i) % w->workers];
         member->stopping = true;
-        power = close_actors(w, (first + i) % w->workers);
+        power = close_clients(w, (first + i) % w->workers);
         if (power)
             worker_stop(member->worker, on_stopped, member);
         for (uint64_t n = dice(w, 3) ? 0 : dice(w, 100); n > 0; n--) {
@@ -398,9 +483,11 @@ static void live(struct world *w)
     for (unsigned i = 0; i < ACTORS; i++)
         actor_open(w, i);
     for (uint64_t i = 0; i < steps; i++) {
-        actor_act(&w->actors[dice(w, ACTORS)]);
+        somebody_acts(w);
         if (dice(w, 40) == 0)
             simulated_pause(w->members[dice(w, w->workers)].loop, dice(w, 50 * NANOSECONDS_PER_MS));
+        if (dice(w, 500) == 0)
+            world_run(w, dice(w, 4000 * NANOSECONDS_PER_MS));
         for (unsigned turn = dice(w, 2) ? 0 : dice(w, 5) ? 5 : 200; turn > 0; turn--) {
             world_run(w, 100000);
             if (until && segments_removed(w) >= until)
@@ -529,6 +616,8 @@ void world_run_seed(struct world *w, const struct options *options, uint64_t see
         (struct logger){.level = LOG_DEBUG, .descriptor = -1, .line = on_line, .context = w};
     for (unsigned i = 0; i < ACTORS; i++)
         w->actors[i].window = room->windows[i];
+    for (unsigned remotes = dice(w, 2) ? REMOTES : 0; w->remote_count < remotes; w->remote_count++)
+        remote_init(w, w->remote_count);
     w->shards = 1;
     w->disks[0] = simulated_disk_new(w->seed * SHARDS_MAX);
     uint64_t lives = 1 + dice(w, LIVES_MAX);
@@ -541,4 +630,6 @@ void world_run_seed(struct world *w, const struct options *options, uint64_t see
     last_life(w);
     for (unsigned i = 0; i < w->shards; i++)
         simulated_disk_free(w->disks[i]);
+    for (unsigned i = 0; i < w->remote_count; i++)
+        remote_fini(w->remotes[i]);
 }

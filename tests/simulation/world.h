@@ -10,6 +10,7 @@
  *   mover.c     they move queues to other shards
  *   restless.c  what they do with queues that come and go, on all workers at once
  *   looker.c    they list queues and ask for numbers
+ *   remote.h    clients that speak AMQP 0-9-1 over byte streams: four more files
  *   model.c     what was promised of messages, and what became of it
  *   standing.c  the same of queues; what must be in them when nothing is on its way
  */
@@ -30,6 +31,7 @@
 #define WORKERS_MAX 4u
 #define SHARDS_MAX  6u
 #define ACTORS      4u
+#define REMOTES     3u
 #define IDS_MAX     20000u
 #define LEASES_MAX  512u
 #define LIVES_MAX   4u
@@ -43,8 +45,10 @@
 #define QUEUES_STAY   3u
 #define QUEUES        8u
 #define QUEUE_IDS_MAX 4096u
-#define NOWHERE       QUEUES /* where a message went that no queue wanted */
+#define NOWHERE       QUEUES /* where a message went that no queue wanted, or was rolled back */
 
+struct remote;
+struct server;
 struct world;
 
 #define CHECK(world, condition, ...)                                                               \
@@ -65,6 +69,7 @@ struct known {
     bool settled;     /* by a client, or purged, or delivered to a consumer that settles itself */
     bool settle_durable; /* so that it must never come back */
     bool delivered_ever, leased;
+    uint32_t seen;      /* how often */
     uint32_t publisher; /* the client that published it, or the transaction: one order */
     unsigned born;      /* the life in which it was published */
     bool was_there;     /* in a later life, so it was on disk */
@@ -154,6 +159,7 @@ struct member {
     struct world *world;
     struct loop *loop;
     struct worker *worker;
+    struct server *server; /* for remotes; NULL: nobody listens */
     struct store *stores[SHARDS_MAX];
     bool started, stopping, stopped;
     int start_result;
@@ -182,6 +188,9 @@ struct world {
     unsigned failed_shards;         /* a set */
     uint64_t memory_high, disk_low; /* watermarks */
     struct actor actors[ACTORS];
+    struct loop *outside; /* where remotes are; NULL: there are none in this life */
+    struct remote *remotes[REMOTES];
+    unsigned remote_count;
     struct known *known;
     uint64_t ids;
     uint64_t *settling; /* ids whose settlement is on its way to the disk */
@@ -194,6 +203,7 @@ struct world {
     uint64_t ended_ns;           /* of the last life */
     bool deleted[QUEUE_IDS_MAX]; /* of durable queues: it was answered that they are */
     unsigned moves[QUEUES];      /* perhaps under way: asked for and not answered */
+    unsigned moves_ever[QUEUES]; /* asked for */
     unsigned
         unseen[QUEUES]; /* in this life: consumers that left, perhaps with messages on the way */
     uint32_t clients;   /* so far */
@@ -239,7 +249,25 @@ extern const char *const queue_names[QUEUES];
 uint64_t model_new(struct actor *actor, const unsigned *queues, unsigned count, bool persistent);
 struct message *model_message(struct actor *actor, uint64_t id, const char *exchange,
                               const char *key);
-/* The entry of what was delivered. `consumer`: to the actor's; else to a get of it. */
+/* Bytes of the message with that id, if they are wanted; returns their number. */
+size_t model_body(const struct world *w, uint64_t id, uint8_t *bytes);
+/* Whose body this is, unaltered. */
+uint64_t model_body_id(const struct world *w, struct slice body);
+
+/* A message that somebody has got. */
+struct sight {
+    struct slice body;
+    unsigned queue, shard;
+    uint64_t queue_id, sequence; /* 0: from there this cannot be seen */
+    bool redelivered;
+    bool to_consumer; /* the actor's; else to a get of it */
+    bool is_stale;    /* by now it may be somebody else's: it means nothing any more */
+    bool is_doubtful; /* it is stale if somebody has seen it in this life */
+    bool is_first;    /* out: in this life */
+};
+
+/* The entry of what was seen. */
+uint64_t model_seen(struct actor *actor, struct sight *sight);
 uint64_t model_delivered(struct actor *actor, unsigned queue, const struct delivery *delivery,
                          bool to_consumer);
 void model_settled(struct actor *actor, uint64_t id, unsigned shard);
