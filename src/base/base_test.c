@@ -1,4 +1,4 @@
-/* Bytes, lists, maps, pools, accounts, buffers, log lines, checksums, errors. */
+/* Bytes, lists, maps, rings, pools, accounts, buffers, log lines, checksums, errors. */
 #include "base/account.h"
 #include "base/buffer.h"
 #include "base/bytes.h"
@@ -7,6 +7,7 @@
 #include "base/logging.h"
 #include "base/map.h"
 #include "base/memory.h"
+#include "base/ring.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -664,6 +665,31 @@ static void failures_tell_and_are_cut(void **state)
     assert_int_equal((fail)(NULL, E_IO, "nobody asks"), E_IO);
 }
 
+/* Numbers go in and come out in order, whatever the head was when it had to grow. */
+static void a_ring_grows_and_keeps_its_order(void **state)
+{
+    struct ring ring = {0};
+    uint64_t *numbers = NULL;
+    uint64_t seed = 1, in = 0, out = 0;
+
+    (void)state;
+    while (in < 100000) {
+        for (uint64_t more = chance(&seed) % 20; more > 0; more--) {
+            numbers = ring_reserve(&ring, numbers, sizeof *numbers);
+            numbers[ring_add(&ring)] = in++;
+        }
+        for (uint64_t fewer = chance(&seed) % 19; fewer > 0 && ring.count > 0; fewer--) {
+            assert_int_equal(numbers[ring_at(&ring, 0)], out++);
+            ring_drop_first(&ring);
+        }
+        assert_int_equal(ring.count, in - out);
+        for (uint32_t i = 0; i < ring.count; i += 7)
+            assert_int_equal(numbers[ring_at(&ring, i)], out + i);
+    }
+    assert_true(ring.capacity > 100 && ring.capacity < 1u << 20);
+    free(numbers);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -684,6 +710,7 @@ int main(void)
         cmocka_unit_test(a_charge_goes_to_all_or_none),
         cmocka_unit_test(log_lines_are_one_line),
         cmocka_unit_test(log_levels),
+        cmocka_unit_test(a_ring_grows_and_keeps_its_order),
         cmocka_unit_test(checksums_are_crc32c),
         cmocka_unit_test(checksums_chain),
         cmocka_unit_test(each_error_has_a_name_of_its_own),

@@ -5,6 +5,7 @@
 #include "auth/remembered.h"
 #include "base/assert.h"
 #include "base/memory.h"
+#include "base/ring.h"
 #include "broker/places.h"
 #include "broker/worker.h"
 

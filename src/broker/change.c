@@ -20,8 +20,8 @@ struct pending_event {
 
 struct changes {
     struct worker *worker;
-    struct pending_event *pending; /* ring; both grow */
-    uint32_t head, count, capacity;
+    struct pending_event *pending; /* in the ring */
+    struct ring ring;
 
     uint8_t *room; /* for the event at hand: EVENT_BYTES_MAX, made once */
 
@@ -63,18 +63,8 @@ void change_binding_lost(void *context, uint64_t exchange_id)
 
 static void pending_add(struct changes *changes, uint64_t version, uint64_t block)
 {
-    if (changes->count == changes->capacity) {
-        uint32_t capacity = changes->capacity ? 2 * changes->capacity : 16;
-        struct pending_event *ring = memory_new(capacity * sizeof *ring);
-        for (uint32_t i = 0; i < changes->count; i++)
-            ring[i] = changes->pending[(changes->head + i) & (changes->capacity - 1)];
-        free(changes->pending);
-        changes->pending = ring;
-        changes->capacity = capacity;
-        changes->head = 0;
-    }
-    changes->pending[(changes->head + changes->count++) & (changes->capacity - 1)] =
-        (struct pending_event){version, block};
+    changes->pending = ring_reserve(&changes->ring, changes->pending, sizeof *changes->pending);
+    changes->pending[ring_add(&changes->ring)] = (struct pending_event){version, block};
 }
 
 static uint64_t settled_now(const struct worker *worker)
@@ -82,8 +72,8 @@ static uint64_t settled_now(const struct worker *worker)
     const struct changes *changes = worker->changes;
     uint64_t settled = worker->catalog.events;
 
-    if (changes->count > 0)
-        settled = changes->pending[changes->head].version - 1;
+    if (changes->ring.count > 0)
+        settled = changes->pending[changes->ring.head].version - 1;
     for (unsigned i = 0; i < worker->count; i++) {
         if (worker->peers[i] && worker->peers[i]->applied < settled)
             settled = worker->peers[i]->applied;
@@ -96,10 +86,8 @@ void changes_settle(struct worker *worker)
     struct changes *changes = worker->changes;
     uint64_t durable = log_block_durable(catalog_log(worker));
 
-    while (changes->count > 0 && changes->pending[changes->head].block <= durable) {
-        changes->head = (changes->head + 1) & (changes->capacity - 1);
-        changes->count--;
-    }
+    while (changes->ring.count > 0 && changes->pending[changes->ring.head].block <= durable)
+        ring_drop_first(&changes->ring);
     uint64_t settled = settled_now(worker);
     if (settled > worker->catalog_settled.done) {
         peers_tell_settled(worker, settled);

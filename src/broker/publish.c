@@ -221,8 +221,8 @@ struct publisher {
     bool in_parts;            /* the next sequence has runs already that do not count up */
     bool seal;                /* the last run's sequence had: it stands alone */
     bool refuse;              /* what the next run that counts up tells of has failed in part */
-    struct confirm_run *runs; /* ring */
-    uint32_t head, count, capacity;
+    struct confirm_run *runs; /* in the ring */
+    struct ring ring;
 };
 
 _Static_assert(offsetof(struct publisher, client_link) == 0, "see client_close()");
@@ -253,20 +253,7 @@ void publisher_close(struct publisher *publisher)
 
 static struct confirm_run *run_at(const struct publisher *publisher, uint32_t index)
 {
-    return &publisher->runs[(publisher->head + index) & (publisher->capacity - 1)];
-}
-
-static void runs_grow(struct publisher *publisher)
-{
-    uint32_t capacity = publisher->capacity ? 2 * publisher->capacity : 4;
-    struct confirm_run *runs = memory_new(capacity * sizeof *runs);
-
-    for (uint32_t i = 0; i < publisher->count; i++)
-        runs[i] = *run_at(publisher, i);
-    free(publisher->runs);
-    publisher->runs = runs;
-    publisher->capacity = capacity;
-    publisher->head = 0;
+    return &publisher->runs[ring_at(&publisher->ring, index)];
 }
 
 /* May the publishes behind be added to this run? A log's blocks are good as a whole; of tickets
@@ -283,16 +270,15 @@ static bool run_takes(const struct confirm_run *run, struct mark mark, uint64_t 
 
 static void add_run(struct publisher *publisher, struct mark mark, uint64_t last, bool accepted)
 {
-    if (publisher->count == publisher->capacity)
-        runs_grow(publisher);
-    *run_at(publisher, publisher->count++) = (struct confirm_run){mark, last, accepted};
+    publisher->runs = ring_reserve(&publisher->ring, publisher->runs, sizeof *publisher->runs);
+    publisher->runs[ring_add(&publisher->ring)] = (struct confirm_run){mark, last, accepted};
 }
 
 static bool add_to_last_run(struct publisher *publisher, struct mark mark, bool accepted)
 {
-    if (publisher->count == 0 || publisher->in_parts || publisher->seal)
+    if (publisher->ring.count == 0 || publisher->in_parts || publisher->seal)
         return false;
-    struct confirm_run *run = run_at(publisher, publisher->count - 1);
+    struct confirm_run *run = run_at(publisher, publisher->ring.count - 1);
     if (run->accepted != accepted || !run_takes(run, mark, publisher->sequence))
         return false;
     run->last = publisher->sequence;
@@ -311,7 +297,7 @@ static void publisher_place(struct publisher *publisher)
 {
     struct worker *worker = publisher->client->worker;
 
-    if (publisher->count == 0 || list_linked(&publisher->link))
+    if (publisher->ring.count == 0 || list_linked(&publisher->link))
         return;
     if (run_is_over(run_at(publisher, 0))) {
         list_append(&worker->publishers_ready, &publisher->link);
@@ -345,7 +331,7 @@ static bool take_runs(struct publisher *publisher, uint64_t *last, bool *accepte
 {
     bool some = false;
 
-    while (publisher->count > 0 && run_is_over(run_at(publisher, 0))) {
+    while (publisher->ring.count > 0 && run_is_over(run_at(publisher, 0))) {
         struct confirm_run run = *run_at(publisher, 0);
         bool good = run.accepted && mark_is_good(run.mark);
         if (run.last != 0) {
@@ -359,8 +345,7 @@ static bool take_runs(struct publisher *publisher, uint64_t *last, bool *accepte
         } else if (!good) {
             publisher->refuse = true;
         }
-        publisher->head = (publisher->head + 1) & (publisher->capacity - 1);
-        publisher->count--;
+        ring_drop_first(&publisher->ring);
     }
     return some;
 }
@@ -401,8 +386,8 @@ static void publisher_refuse(struct publisher *publisher, const struct line *lin
     uint64_t before = publisher->told;
 
     publisher->runs = NULL;
-    publisher->head = publisher->count = publisher->capacity = 0;
-    for (uint32_t i = 0; i < old.count; i++) {
+    publisher->ring = (struct ring){0};
+    for (uint32_t i = 0; i < old.ring.count; i++) {
         const struct confirm_run *run = run_at(&old, i);
         if (run->mark.line != line || run->mark.number < first ||
             first_ticket(run, before) > last) {
