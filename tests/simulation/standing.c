@@ -107,7 +107,9 @@ static void seen(struct actor *actor, bool used)
         *s = (struct standing){.id = named->id, .deletes = s->deletes};
     if (used && s->used_ns < actor->asked_ns)
         s->used_ns = actor->asked_ns;
-    s->must = must || actor->ask == ASK_RESTLESS_QUEUE || actor->ask == ASK_DECLARE;
+    /* where the catalog's storage has failed, an answer does not wait for the others */
+    bool declared = actor->ask == ASK_RESTLESS_QUEUE || actor->ask == ASK_DECLARE;
+    s->must = must || (declared && !(w->failed_shards & 1u << 1));
 }
 
 void standing_answered(struct actor *actor, bool used)
