@@ -111,3 +111,12 @@ int queues_list(struct api *api, const char *vhost, bool as_json, FILE *out,
     json_decref(queues);
     return result;
 }
+
+int queues_move(struct api *api, const char *vhost, const char *name, unsigned shard,
+                struct failure *failure)
+{
+    const char *words[] = {vhost, name, NULL};
+    json_t *body = json_pack("{s:s, s:I}", "action", "move", "shard", (json_int_t)shard);
+
+    return api_call(api, "POST", "queues/*/*/actions", words, body, NULL, failure);
+}

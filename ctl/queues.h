@@ -12,4 +12,8 @@
 int queues_list(struct api *api, const char *vhost, bool as_json, FILE *out,
                 struct failure *failure) MUST_CHECK;
 
+/* One queue to another shard. Returns when it is there. */
+int queues_move(struct api *api, const char *vhost, const char *name, unsigned shard,
+                struct failure *failure) MUST_CHECK;
+
 #endif

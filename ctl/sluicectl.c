@@ -64,6 +64,18 @@ static int run_accept_damage(const struct arguments *arguments)
 
 /* ---- over the management API ---- */
 
+static bool parse_number(const char *text, unsigned long most, unsigned *number)
+{
+    char *end;
+
+    errno = 0;
+    unsigned long value = strtoul(text, &end, 10);
+    if (errno || *end || end == text || text[0] == '-' || value > most)
+        return false;
+    *number = (unsigned)value;
+    return true;
+}
+
 /* The port, and the password: from the standard input when that was asked for, or when there is a
  * user without one. */
 static int complete(struct api_options *api, const struct arguments *arguments,
@@ -108,6 +120,21 @@ static int run_list_queues(const struct arguments *arguments)
     return run_over_api(arguments, list_queues);
 }
 
+static int move_queue(struct api *api, const struct arguments *arguments, struct failure *failure)
+{
+    unsigned shard = 0;
+
+    if (!parse_number(arguments->rest[1], UINT32_MAX, &shard))
+        return fail(failure, E_INVALID, "%s is no shard", arguments->rest[1]);
+    return queues_move(api, arguments->vhost ? arguments->vhost : "/", arguments->rest[0], shard,
+                       failure);
+}
+
+static int run_queue_move(const struct arguments *arguments)
+{
+    return run_over_api(arguments, move_queue);
+}
+
 static int run_version(const struct arguments *arguments)
 {
     (void)arguments;
@@ -120,6 +147,7 @@ static const struct command commands[] = {
     {"log-dump", 0, 1, run_log_dump},
     {"accept-damage", 0, 1, run_accept_damage},
     {"list queues", 0, 0, run_list_queues},
+    {"queue move", 2, 2, run_queue_move},
     {"version", 0, 0, run_version},
 };
 
@@ -140,6 +168,8 @@ static void print_help(void)
          "\n"
          "Commands over the management API:\n"
          "  list queues         queues with what is in them, and where they live\n"
+         "  queue move NAME SHARD\n"
+         "                      takes a queue to another shard, while it is used\n"
          "\n"
          "Options:\n"
          "  --data-dir DIR      the broker's data directory (default: ./data)\n"
@@ -222,18 +252,6 @@ static const struct option options[] = {
     {"version", no_argument, NULL, OPTION_VERSION},
     {0},
 };
-
-static bool parse_number(const char *text, unsigned long most, unsigned *number)
-{
-    char *end;
-
-    errno = 0;
-    unsigned long value = strtoul(text, &end, 10);
-    if (errno || *end || end == text || text[0] == '-' || value > most)
-        return false;
-    *number = (unsigned)value;
-    return true;
-}
 
 /* -1: go on; else the exit code. */
 static int take_option(struct arguments *arguments, int option)

@@ -159,6 +159,27 @@ int broker_login(struct client *client, struct request *request, struct slice us
     return end(client, request);
 }
 
+int broker_enter(struct client *client, struct request *request, struct slice vhost)
+{
+    ASSERT(client->has_login);
+    request->failure.code = 0;
+    if (!slice_is(vhost, "/"))
+        fail(&request->failure, E_NOT_FOUND, "no vhost '%.*s'", SLICE_ARGS(vhost));
+    return end(client, request);
+}
+
+int broker_move_queue(struct client *client, struct request *request, struct slice name,
+                      uint32_t shard)
+{
+    static const int codes[] = {0, E_NOT_FOUND, E_IN_USE, E_FULL, E_TIMEOUT};
+
+    ASSERT(client->has_login);
+    request->failure.code = 0;
+    if (shard < 5 && codes[shard] != 0)
+        fail(&request->failure, codes[shard], "'%.*s' stays", SLICE_ARGS(name));
+    return end(client, request);
+}
+
 struct listing *listing_open(struct client *client, struct slice vhost, struct failure *failure)
 {
     ASSERT(client->has_login);

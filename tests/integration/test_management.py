@@ -343,6 +343,111 @@ def test_sluicectl_lists_queues(managed):
     connection.close()
 
 
+def shard_of(broker, queue):
+    return ask(broker, f"queues/%2F/{queue}")[1]["shard"]
+
+
+def test_a_queue_moves_while_it_is_used(managed):
+    """A producer with confirms and a consumer go on: nothing is lost, nothing comes twice or out of
+    order; and what was moved is there after the power has gone."""
+    broker = managed()
+    port = ["--port", str(broker.management)]
+    producing, consuming = pika_connection(broker.port), pika_connection(broker.port)
+    channel = producing.channel()
+    channel.confirm_delivery()
+    channel.queue_declare("q", durable=True)
+    home = shard_of(broker, "q")
+    stop = threading.Event()
+    sent, received, failures = [], [], []
+
+    def produce():
+        try:
+            while not stop.is_set():
+                channel.basic_publish("", "q", str(len(sent)).encode(),
+                                      pika.BasicProperties(delivery_mode=2))
+                sent.append(len(sent))
+        except Exception as error:  # noqa: BLE001  told below
+            failures.append(error)
+
+    def consume():
+        try:
+            own = consuming.channel()
+            own.basic_qos(prefetch_count=20)
+            for method, _, body in own.consume("q", inactivity_timeout=1):
+                if method:
+                    assert not method.redelivered
+                    received.append(int(body))
+                    own.basic_ack(method.delivery_tag)
+                elif stop.is_set():
+                    break
+            own.cancel()
+        except Exception as error:  # noqa: BLE001  told below
+            failures.append(error)
+
+    threads = [threading.Thread(target=produce), threading.Thread(target=consume)]
+    for thread in threads:
+        thread.start()
+    for shard in [home % 4 + 1, (home + 1) % 4 + 1, home, (home + 2) % 4 + 1]:
+        before = len(received)
+        result = ctl("queue", "move", "q", str(shard), *port)
+        assert (result.returncode, result.stderr) == (0, ""), (result, failures)
+        assert shard_of(broker, "q") == shard
+        deadline = time.monotonic() + 20
+        while len(received) < before + 20 and time.monotonic() < deadline and not failures:
+            time.sleep(0.01)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert received == sent and len(sent) > 80
+    assert ask(broker, "queues/%2F/q")[1]["messages"] == 0
+    # a backlog
+    for i in range(300):
+        channel.basic_publish("", "q", str(i).encode(), pika.BasicProperties(delivery_mode=2))
+    to = shard_of(broker, "q") % 4 + 1
+    assert ctl("queue", "move", "--vhost", "/", "q", str(to), *port).returncode == 0
+    queue = ask(broker, "queues/%2F/q")[1]
+    assert (queue["shard"], queue["messages_ready"]) == (to, 300)
+    broker.kill()
+    broker.start()
+    queue = ask(broker, "queues/%2F/q")[1]
+    assert (queue["shard"], queue["messages_ready"]) == (to, 300)
+    with_all = pika_connection(broker.port)
+    own = with_all.channel()
+    assert [int(own.basic_get("q", auto_ack=True)[2]) for _ in range(300)] == list(range(300))
+    with_all.close()
+
+
+def test_moves_that_are_refused(managed):
+    broker = managed()
+    port = ["--port", str(broker.management)]
+    connection = pika_connection(broker.port)
+    channel = connection.channel()
+    channel.queue_declare("q", durable=True)
+    channel.queue_declare("own", exclusive=True)
+    for arguments, code, words in [
+            (["none", "1"], 1, "no queue 'none'"), (["q", "99"], 1, "99"), (["own", "1"], 1, "own"),
+            (["q", "0"], 1, "shard"), (["q", "x"], 1, "no shard"), (["q"], 2, "missing"),
+            (["q", "1", "2"], 2, "too much"), (["--vhost", "none", "q", "1"], 1, "none")]:
+        result = ctl("queue", "move", *arguments, *port)
+        assert result.returncode == code and words in result.stderr, result
+
+    def action(text):
+        return ask(broker, "queues/%2F/q/actions", method="POST", body=text.encode())
+
+    for text in ("{}", "[]", "{", "1", '{"action":"sync"}', '{"action":"move"}',
+                 '{"action":"move","shard":"1"}', '{"action":"move","shard":-1}',
+                 '{"action":"move","shard":1e3}', '{"action":"move","shard":4294967297}', "[" * 4000):
+        assert action(text)[0] == 400, text
+    assert action('{"action":"move","shard":1}' + " " * 5000)[0] == 413
+    assert action(f'{{"action":"move","shard":{shard_of(broker, "q")}}}') == (204, None)
+    assert ask(broker, "queues/%2F/q/actions")[0] == 405
+    connection.close()
+    broker = managed(**{"default_user_tags.monitoring": "true"})
+    assert action('{"action":"move","shard":1}') == (401, {"error": "not_authorised",
+                                                           "reason": "Not administrator user"})
+
+
 RABBITMQADMIN = glob.glob(
     "/usr/lib/rabbitmq/lib/*/plugins/rabbitmq_management-*/priv/www/cli/rabbitmqadmin")
 

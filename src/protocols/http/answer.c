@@ -221,7 +221,7 @@ void exchange_fail_as(struct exchange *exchange, const struct failure *failure)
         {E_NOT_FOUND, 404}, {E_DENIED, 401},      {E_LOGIN, 401},  {E_INVALID, 400},
         {E_MISMATCH, 400},  {E_UNSUPPORTED, 400}, {E_LIMIT, 400},  {E_IN_USE, 400},
         {E_LOCKED, 400},    {E_FULL, 503},        {E_FAILED, 503}, {E_TIMEOUT, 504},
-        {E_MEMORY, 503},
+        {E_MEMORY, 503},    {E_CLOSED, 503},
     };
 
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {

@@ -10,6 +10,7 @@ static const struct http_route routes[] = {
     {"GET", "api/queues", HTTP_USER, 4096, management_queues},
     {"GET", "api/queues/*", HTTP_USER, 4096, management_queues_of_vhost},
     {"GET", "api/queues/*/*", HTTP_USER, 4096, management_queue},
+    {"POST", "api/queues/*/*/actions", HTTP_ADMINISTRATOR, 4096, management_queue_action},
 };
 
 const struct http_route *management_routes(size_t *count)
