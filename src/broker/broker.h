@@ -322,6 +322,11 @@ struct binding_spec {
 int broker_move_queue(struct client *client, struct request *request, struct slice name,
                       uint32_t shard);
 
+/* Moves queues one after the other from the shards with most to those with fewest, until the counts
+ * differ by at most one. Needs the tag administrator. Completes when begun, or when it is at it
+ * already; what comes of it is in the log. E_DENIED. */
+int broker_rebalance(struct client *client, struct request *request);
+
 int broker_bind(struct client *client, struct request *request, const struct binding_spec *spec);
 int broker_unbind(struct client *client, struct request *request, const struct binding_spec *spec);
 

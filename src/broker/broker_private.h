@@ -48,8 +48,9 @@ struct worker {
     struct task tell;          /* lines that go on, completions, cancellations */
     struct task work;          /* jobs, parts, discards */
 
-    struct list moves;    /* queues on their way to another shard: move.h */
-    struct list leavings; /* of them, those that leave shards of this worker */
+    struct rebalance *rebalance; /* where the catalog is decided, while it is at it */
+    struct list moves;           /* queues on their way to another shard: move.h */
+    struct list leavings;        /* of them, those that leave shards of this worker */
 
     /* Where publishes wait for queues on their way. */
     struct onward {
@@ -77,7 +78,7 @@ struct worker {
 
     struct list flow_waiters; /* clients */
     enum flow flow;
-    enum flow flow_told; /* to peers, as well as */
+    enum flow flow_told;               /* to peers, as well as */
     uint64_t memory_told, memory_seen; /* by the last watch */
     bool disk_is_low;
     struct timer watch;

@@ -53,6 +53,7 @@ enum letter {
     LETTER_ASK_QUEUES,
     LETTER_ASK_REPORT, /* struct letter_ask */
     LETTER_ASK_MOVE,
+    LETTER_ASK_REBALANCE, /* struct letter_ask */
     LETTER_ANSWER,
     LETTER_QUEUES,
     LETTER_REPORT,

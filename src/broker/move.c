@@ -125,6 +125,7 @@ void moves_free(struct worker *worker)
     struct onward *onward = &worker->onward;
     struct list *link;
 
+    rebalance_free(worker);
     while ((link = list_first(&worker->leavings)))
         leaving_free(CONTAINER_OF(link, struct leaving, link));
     while ((link = list_first(&worker->moves)))
@@ -142,7 +143,7 @@ bool moves_are_over(const struct worker *worker)
         if (!CONTAINER_OF(link, struct move, link)->is_stranded)
             return false;
     }
-    return list_empty(&worker->leavings) && list_empty(&worker->onward.order);
+    return list_empty(&worker->leavings) && list_empty(&worker->onward.order) && !worker->rebalance;
 }
 
 /* ---- waiting ---- */

@@ -172,6 +172,12 @@ void move_watch(struct move *move);
 /* It is over, and what waited for it on this worker has gone on: tells whoever asked for it. */
 void move_answer(struct move *move);
 
+/* ---- balancing (rebalance.c) ---- */
+
+/* Where the catalog is decided; nothing, when it is at it. */
+void rebalance_begin(struct worker *worker);
+void rebalance_free(struct worker *worker);
+
 /* ---- letters (peer_move.c) ---- */
 
 void peer_tell_quiet(struct worker *worker, unsigned to, uint64_t queue, uint64_t number);
@@ -184,6 +190,7 @@ void peer_tell_end(struct worker *worker, unsigned to, uint64_t queue, uint64_t 
 void peer_tell_result(struct worker *worker, uint64_t queue, uint64_t number, int result);
 void peer_tell_gone(struct worker *worker, unsigned to, uint64_t queue, uint32_t count);
 int peer_ask_move(struct request *request, uint64_t queue, uint32_t shard);
+int peer_ask_rebalance(struct request *request);
 
 /* Which worker hosts that shard. */
 static inline unsigned worker_of_shard(const struct worker *worker, uint32_t shard)

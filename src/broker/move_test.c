@@ -555,6 +555,46 @@ static void meanwhile(void **state)
     }
 }
 
+/* All queues are declared on one worker; each has a message. */
+static void rebalances(void **state)
+{
+    struct world w;
+
+    (void)state;
+    for (unsigned seed = 0; seed < 12; seed++) {
+        unsigned counts[4] = {0};
+        char name[8];
+        world_init(&w, 1 + seed % 3, 4, 900 + seed);
+        world_start(&w);
+        struct actor *a = open_actor(&w, w.workers - 1);
+        for (unsigned i = 0; i < 14; i++) {
+            snprintf(name, sizeof name, "q%u", i);
+            declare(&w, 0, name, i % 2);
+            publish_range(&w, 0, name, i, i);
+        }
+        DO(&w, a,
+           broker_declare_queue(
+               a->client, &a->request,
+               &(struct queue_spec){.name = slice_text("own"), .exclusive = true}));
+        DO(&w, a, broker_rebalance(a->client, &a->request));
+        DO(&w, a, broker_rebalance(a->client, &a->request)); /* it is at it */
+        if (seed % 2)
+            worker_delete_queue(w.worker[0], find(&w, 0, "q13"));
+        if (seed < 9)
+            RUN_UNTIL(&w, moves_are_over(w.worker[0]));
+        for (unsigned i = 0; i < 14 - seed % 2; i++) {
+            snprintf(name, sizeof name, "q%u", i);
+            counts[find(&w, 0, name)->shard - 1]++;
+            expect_range(&w, 0, name, i, i);
+        }
+        for (unsigned i = 0; i < 4 && seed < 9; i++)
+            assert_true(counts[i] >= 3 && counts[i] <= 4);
+        world_stop(&w); /* for some of them in the middle of it */
+        assert_int_equal(w.errors, 0);
+        world_fini(&w);
+    }
+}
+
 /* ---- crashes ---- */
 
 struct crashes {
@@ -702,6 +742,7 @@ int main(void)
         cmocka_unit_test(a_target_that_fails),
         cmocka_unit_test(a_part_in_doubt),
         cmocka_unit_test(meanwhile),
+        cmocka_unit_test(rebalances),
         cmocka_unit_test(crashes_of_one_worker),
         cmocka_unit_test(crashes_of_two_workers),
         cmocka_unit_test(crashes_of_three_workers_with_checkpoints),

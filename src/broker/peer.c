@@ -335,6 +335,7 @@ static void (*const readers[LETTERS])(struct peer *peer, unsigned kind, struct s
     [LETTER_ASK_QUEUES] = peer_look_received,
     [LETTER_ASK_REPORT] = peer_answer_received,
     [LETTER_ASK_MOVE] = peer_move_received,
+    [LETTER_ASK_REBALANCE] = peer_move_received,
     [LETTER_ANSWER] = peer_ask_received,
     [LETTER_QUEUES] = peer_look_received,
     [LETTER_REPORT] = peer_look_received,

@@ -85,6 +85,13 @@ int peer_ask_move(struct request *request, uint64_t queue, uint32_t shard)
     return PENDING;
 }
 
+int peer_ask_rebalance(struct request *request)
+{
+    peer_ask(request->client->worker->peers[0], LETTER_ASK_REBALANCE, sizeof(struct letter_ask),
+             request, 0);
+    return PENDING;
+}
+
 /* ---- reading ---- */
 
 static void begin(struct worker *worker, const struct letter_move_begin *letter)
@@ -141,6 +148,10 @@ void peer_move_received(struct peer *peer, unsigned kind, struct slice bytes)
     switch (kind) {
     case LETTER_ASK_MOVE:
         move_asked(peer, data);
+        break;
+    case LETTER_ASK_REBALANCE:
+        rebalance_begin(worker);
+        asked_end(asked_begin(peer, data), DONE);
         break;
     case LETTER_QUIET:
         move_quiet(worker, move->queue, move->number);

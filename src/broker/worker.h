@@ -81,7 +81,7 @@ struct worker_statistics {
     uint64_t clients, queues, messages_ready, messages_leased, published, delivered;
     uint64_t message_bytes, memory_bytes;
     uint64_t letters_sent, letters_received; /* to and from other workers */
-    struct log_statistics log; /* of the first shard */
+    struct log_statistics log;               /* of the first shard */
 };
 void worker_statistics(const struct worker *worker, struct worker_statistics *statistics);
 

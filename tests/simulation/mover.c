@@ -4,6 +4,15 @@
 void mover_act(struct actor *actor)
 {
     struct world *w = actor->world;
+
+    if (dice(w, 10) == 0) {
+        trace(w, "actor %u balances queues", actor->index);
+        actor->asked_queue = QUEUES;
+        for (unsigned queue = 0; queue < QUEUES; queue++)
+            model_move_asked(w, queue); /* at any time from now on */
+        actor_asked(actor, ASK_MOVE, broker_rebalance(actor->client, &actor->request));
+        return;
+    }
     unsigned queue = (unsigned)dice(w, dice(w, 4) ? QUEUES_STAY : QUEUES);
     uint32_t shard = 1 + (uint32_t)dice(w, w->shards);
 
@@ -21,6 +30,10 @@ void mover_answered(struct actor *actor)
     struct world *w = actor->world;
     const struct failure *failure = &actor->request.failure;
 
+    if (actor->asked_queue == QUEUES) {
+        CHECK(w, failure->code == 0, "balancing queues: %s", failure->text);
+        return;
+    }
     if (failure->code != E_FAILED) /* then it may be stranded */
         w->moves[actor->asked_queue]--;
     switch (failure->code) {
