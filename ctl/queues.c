@@ -120,3 +120,10 @@ int queues_move(struct api *api, const char *vhost, const char *name, unsigned s
 
     return api_call(api, "POST", "queues/*/*/actions", words, body, NULL, failure);
 }
+
+int queues_rebalance(struct api *api, struct failure *failure)
+{
+    const char *words[] = {NULL};
+
+    return api_call(api, "POST", "rebalance/queues", words, NULL, NULL, failure);
+}

@@ -16,4 +16,7 @@ int queues_list(struct api *api, const char *vhost, bool as_json, FILE *out,
 int queues_move(struct api *api, const char *vhost, const char *name, unsigned shard,
                 struct failure *failure) MUST_CHECK;
 
+/* All shards shall have as many. Returns when that has begun. */
+int queues_rebalance(struct api *api, struct failure *failure) MUST_CHECK;
+
 #endif

@@ -135,6 +135,17 @@ static int run_queue_move(const struct arguments *arguments)
     return run_over_api(arguments, move_queue);
 }
 
+static int rebalance(struct api *api, const struct arguments *arguments, struct failure *failure)
+{
+    (void)arguments;
+    return queues_rebalance(api, failure);
+}
+
+static int run_rebalance(const struct arguments *arguments)
+{
+    return run_over_api(arguments, rebalance);
+}
+
 static int run_version(const struct arguments *arguments)
 {
     (void)arguments;
@@ -148,6 +159,7 @@ static const struct command commands[] = {
     {"accept-damage", 0, 1, run_accept_damage},
     {"list queues", 0, 0, run_list_queues},
     {"queue move", 2, 2, run_queue_move},
+    {"rebalance", 0, 0, run_rebalance},
     {"version", 0, 0, run_version},
 };
 
@@ -170,6 +182,7 @@ static void print_help(void)
          "  list queues         queues with what is in them, and where they live\n"
          "  queue move NAME SHARD\n"
          "                      takes a queue to another shard, while it is used\n"
+         "  rebalance           begins to move queues until all shards have as many\n"
          "\n"
          "Options:\n"
          "  --data-dir DIR      the broker's data directory (default: ./data)\n"

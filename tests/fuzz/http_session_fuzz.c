@@ -180,6 +180,13 @@ int broker_move_queue(struct client *client, struct request *request, struct sli
     return end(client, request);
 }
 
+int broker_rebalance(struct client *client, struct request *request)
+{
+    ASSERT(client->has_login);
+    request->failure.code = 0;
+    return end(client, request);
+}
+
 struct listing *listing_open(struct client *client, struct slice vhost, struct failure *failure)
 {
     ASSERT(client->has_login);

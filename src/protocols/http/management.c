@@ -11,6 +11,7 @@ static const struct http_route routes[] = {
     {"GET", "api/queues/*", HTTP_USER, 4096, management_queues_of_vhost},
     {"GET", "api/queues/*/*", HTTP_USER, 4096, management_queue},
     {"POST", "api/queues/*/*/actions", HTTP_ADMINISTRATOR, 4096, management_queue_action},
+    {"POST", "api/rebalance/queues", HTTP_ADMINISTRATOR, 4096, management_rebalance},
 };
 
 const struct http_route *management_routes(size_t *count)

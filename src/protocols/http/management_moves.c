@@ -75,3 +75,11 @@ void management_queue_action(struct exchange *exchange)
     else
         move_queue(exchange, number);
 }
+
+/* ---- all ---- */
+
+/* As in RabbitMQ: 204 when it has begun. */
+void management_rebalance(struct exchange *exchange)
+{
+    exchange_wait(exchange, broker_rebalance(exchange->client, &exchange->request), moved);
+}

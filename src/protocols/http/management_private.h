@@ -7,6 +7,6 @@
 
 http_step management_overview, management_whoami;
 http_step management_queues, management_queues_of_vhost, management_queue;
-http_step management_queue_action;
+http_step management_queue_action, management_rebalance;
 
 #endif
