@@ -66,7 +66,9 @@ static void check_queues_at_rest(const struct worker *worker)
         const struct queue *queue = &q->hosted->queue;
         ASSERT(queue->ready == 0 || list_empty(&queue->active) || queue->host->quarantined > 0);
         ASSERT(list_empty(&q->hosted->getters));
-        ASSERT(q->hosted->returning == 0 || q->move);
+        /* who is not read, because publishers wait, may have no room for what it is to take first
+         */
+        ASSERT(q->hosted->returning == 0 || q->move || worker->flow != FLOW_OPEN);
     }
 }
 

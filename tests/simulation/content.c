@@ -129,12 +129,6 @@ static void reply(struct remote *r, struct remote_channel *ch, const char *key, 
                          slice_of(body, sizeof body));
 }
 
-static unsigned shard_of(const struct remote *r, unsigned queue)
-{
-    const struct catalog_queue *named = standing_look(r->world, r->self.worker, queue);
-    return named ? named->shard : 0;
-}
-
 static void delivered(struct remote *r, struct remote_channel *ch, struct slice body)
 {
     struct incoming *in = &ch->incoming;
@@ -143,7 +137,7 @@ static void delivered(struct remote *r, struct remote_channel *ch, struct slice 
     struct sight sight = {
         .body = body,
         .queue = in->queue,
-        .shard = shard_of(r, in->queue),
+        .shard = remote_shard(r, in->queue),
         .redelivered = in->redelivered,
         .is_stale = ch->is_stale || ch->recovering > 0,
         .is_doubtful = channel_is_in_doubt(ch) || world_may_fail(r->world),
@@ -161,7 +155,7 @@ static void delivered(struct remote *r, struct remote_channel *ch, struct slice 
     if (c && sight.is_first && !in->redelivered)
         check_order(r, c, id);
     if (c && c->no_ack)
-        model_settled(&r->self, id, r->world->known[id].shard);
+        model_settled(&r->self, id, sight.shard);
     else
         hold(r, ch, c, id);
     if (in->reply_to[0] && ch->mode != MODE_TX && r->state == REMOTE_OPEN)

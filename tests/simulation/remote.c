@@ -132,6 +132,12 @@ void remote_doom(struct remote *r)
         channel_doom(r, &r->channels[i]);
 }
 
+unsigned remote_shard(const struct remote *r, unsigned queue)
+{
+    const struct catalog_queue *named = standing_look(r->world, r->self.worker, queue);
+    return named ? named->shard : 0;
+}
+
 /* The broker has done what was sent up to there. */
 static void settle_known(struct remote *r, struct remote_channel *ch, uint64_t up_to)
 {
@@ -143,7 +149,7 @@ static void settle_known(struct remote *r, struct remote_channel *ch, uint64_t u
         CHECK(w, k->seen == s->seen,
               "remote %u.%u: message %" PRIu64 " came back after it was acknowledged", r->index,
               ch->number, s->id);
-        model_settled(&r->self, s->id, k->shard);
+        model_settled(&r->self, s->id, remote_shard(r, k->queue));
         if (s->moves != w->moves_ever[k->queue])
             k->settle_stamp = 0; /* it may have gone into another log */
     }
@@ -685,11 +691,24 @@ static void probe(struct remote *r, struct remote_channel *ch, unsigned consumer
                                .consumer = (uint8_t)consumer});
 }
 
+/* So that no consumer waits with something that has come for it. */
+static void lift_limit(struct remote *r, struct remote_channel *ch)
+{
+    struct method m = {.id = METHOD_basic_qos, .basic_qos.global = true};
+
+    if (ch->state != CHANNEL_OPEN || ch->is_stale || ch->prefetch_global == 0)
+        return;
+    if (channel_ask(r, ch, &m, (struct await){.answer = METHOD_basic_qos_ok}))
+        ch->prefetch_global = 0;
+}
+
 void remote_rest(struct remote *r, unsigned turn)
 {
     if (r->state == REMOTE_AWAY)
         return;
     cable_hurry(&r->cable);
+    for (unsigned i = 0; turn == 2 && r->state == REMOTE_OPEN && i < REMOTE_CHANNELS; i++)
+        lift_limit(r, &r->channels[i]);
     if (turn != 15 || r->state != REMOTE_OPEN || r->cable.is_mute || r->expected.name ||
         loop_now_ns(r->world->outside) - r->delivered_ns < QUIET_NS)
         return; /* or it is still getting what there is */
@@ -708,6 +727,11 @@ static void channel_check_rest(const struct remote *r, const struct remote_chann
     CHECK(w, ch->mode != MODE_CONFIRM || ch->confirmed == ch->sequence,
           "remote %u.%u waits for confirms of %" PRIu64 " to %" PRIu64, r->index, ch->number,
           ch->confirmed + 1, ch->sequence);
+}
+
+bool remote_is_silent(const struct remote *r)
+{
+    return r->state != REMOTE_AWAY && r->cable.is_mute;
 }
 
 void remote_check_rest(const struct remote *r)

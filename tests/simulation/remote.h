@@ -204,9 +204,15 @@ void remote_drain(struct remote *r);
 /* Whatever it holds is lost; the stream is closed. */
 void remote_cut(struct remote *r, bool reset);
 
+/* Of one that agreed on heartbeats. */
+bool remote_is_silent(const struct remote *r);
+
 /* While the world rests, so many times; then, whether all that it has asked is answered. */
 void remote_rest(struct remote *r, unsigned turn);
 void remote_check_rest(const struct remote *r);
+
+/* Where the queue is now, as its worker knows; 0: it knows none. */
+unsigned remote_shard(const struct remote *r, unsigned queue);
 
 void remote_send(struct remote *r, uint16_t channel, const struct method *method);
 void remote_send_bytes(struct remote *r, const void *bytes, size_t size);

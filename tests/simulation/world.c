@@ -338,9 +338,13 @@ static bool close_clients(struct world *w, unsigned worker)
 /* Everybody waits: all that was asked comes to an end, and who can get something has it. */
 static void check_rest(struct world *w)
 {
+    unsigned turns = 30;
+
+    for (unsigned i = 0; i < w->remote_count; i++)
+        turns = remote_is_silent(w->remotes[i]) ? 40 : turns; /* until that is noticed */
     trace(w, "rest");
     w->resting = true;
-    for (unsigned i = 0; i < 30; i++) {
+    for (unsigned i = 0; i < turns; i++) {
         for (unsigned a = 0; a < ACTORS; a++)
             actor_rest(&w->actors[a]);
         for (unsigned n = 0; n < w->remote_count; n++)
