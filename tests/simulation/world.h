@@ -300,7 +300,7 @@ void actor_settle(struct actor *actor, size_t index, enum outcome outcome);
 void actor_close(struct actor *actor);
 /* For a world at rest: takes what there is to take; then, whether all it has asked is answered. */
 void actor_rest(struct actor *actor);
-void actor_check_rest(const struct actor *actor);
+void actor_check_rest(struct actor *actor);
 
 bool actor_is_idle(const struct actor *actor);
 void actor_free(struct actor *actor);
