@@ -14,6 +14,7 @@
 
 struct account {
     struct account *parent;
+    struct stock *stock; /* memory.h; for what is charged here, set after account_init(); or NULL */
     uint64_t used;
     uint64_t limit;
     uint64_t peak;

@@ -690,9 +690,48 @@ static void a_ring_grows_and_keeps_its_order(void **state)
     free(numbers);
 }
 
+/* Memory of all sizes comes and goes; what is kept is used again and is never too much. */
+static void a_stock_keeps_a_limited_amount(void **state)
+{
+    (void)state;
+    struct stock stock = {0};
+    uint8_t *held[2000];
+    const size_t sizes[] = {1, 32, 33, 100, 1100, STOCK_SIZE_MAX, STOCK_SIZE_MAX + 1, 100000};
+
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        for (size_t n = 0; n < 2000; n++) {
+            held[n] = stock_take(&stock, sizes[i]);
+            assert_non_null(held[n]);
+            memset(held[n], (int)n, sizes[i]);
+        }
+        for (size_t n = 0; n < 2000; n++) {
+            assert_int_equal(held[n][0], (uint8_t)n);
+            assert_int_equal(held[n][sizes[i] - 1], (uint8_t)n);
+            stock_give(&stock, held[n], sizes[i]);
+            assert_true(stock.bytes <= STOCK_BYTES_MAX);
+        }
+    }
+#ifndef SLUICE_DEBUG_CHECKS
+    /* full of sizes that nobody wants any more: room is made for what is wanted */
+    assert_true(stock.bytes > STOCK_BYTES_MAX - 2 * STOCK_SIZE_MAX);
+    for (size_t n = 0; n < 100000 && !stock.free_lists[200 / STOCK_STEP]; n++)
+        stock_give(&stock, stock_take(&stock, 200), 200);
+    void *memory = stock_take(&stock, 200);
+    stock_give(&stock, memory, 200);
+    assert_ptr_equal(stock_take(&stock, 201), memory);
+    stock_give(&stock, memory, 201);
+#endif
+    stock_fini(&stock);
+    assert_int_equal(stock.bytes, 0);
+    uint8_t *memory_of_nobody = stock_take(NULL, 10);
+    memset(memory_of_nobody, 1, 10);
+    stock_give(NULL, memory_of_nobody, 10);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_stock_keeps_a_limited_amount),
         cmocka_unit_test(integers_go_by_bytes),
         cmocka_unit_test(slices_compare),
         cmocka_unit_test(a_reader_stops_at_the_end_and_remembers),

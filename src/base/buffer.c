@@ -16,10 +16,8 @@ struct buffer *buffer_new(size_t capacity)
     return buffer;
 }
 
-void buffer_unref(struct buffer *buffer)
+void buffer_drop(struct buffer *buffer)
 {
-    if (!buffer)
-        return;
     uint32_t references = atomic_load_explicit(&buffer->references, memory_order_acquire);
     ASSERT(references > 0);
     /* who finds one finds its own: nobody else can add or drop one, so nothing need be locked */

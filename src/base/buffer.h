@@ -27,7 +27,13 @@ static inline struct buffer *buffer_ref(struct buffer *buffer)
     return buffer;
 }
 
+void buffer_drop(struct buffer *buffer); /* buffer_unref() of one that is there */
+
 /* The last one frees it. NULL is allowed. */
-void buffer_unref(struct buffer *buffer);
+static inline void buffer_unref(struct buffer *buffer)
+{
+    if (buffer)
+        buffer_drop(buffer);
+}
 
 #endif

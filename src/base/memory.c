@@ -82,3 +82,74 @@ void pool_give(struct pool *pool, void *element)
     pool->free_list = element;
     pool->in_use--;
 }
+
+/* ---- a stock ---- */
+
+#define STOCK_LISTS (STOCK_SIZE_MAX / STOCK_STEP)
+
+/* The sanitizers are to see who uses what was given back. */
+#ifdef SLUICE_DEBUG_CHECKS
+#define STOCK_KEPT_MAX 0u
+#else
+#define STOCK_KEPT_MAX STOCK_BYTES_MAX
+#endif
+
+static size_t list_size(size_t list)
+{
+    return (list + 1) * STOCK_STEP;
+}
+
+static void *take_from(struct stock *stock, size_t list)
+{
+    void **memory = stock->free_lists[list];
+
+    if (memory) {
+        stock->free_lists[list] = *memory;
+        stock->bytes -= list_size(list);
+    }
+    return memory;
+}
+
+void *stock_take(struct stock *stock, size_t size)
+{
+    size_t list = (size - 1) / STOCK_STEP;
+
+    if (!stock || list >= STOCK_LISTS)
+        return malloc(size);
+    void *memory = take_from(stock, list);
+    return memory ? memory : malloc(list_size(list));
+}
+
+/* It is full, maybe of sizes that are wanted no more: each list in turn gives something up. */
+static void __attribute__((noinline)) give_up(struct stock *stock, void *memory)
+{
+    free(memory);
+    if (stock->bytes > 0)
+        free(take_from(stock, stock->hand));
+    stock->hand = (stock->hand + 1) % STOCK_LISTS;
+}
+
+void stock_give(struct stock *stock, void *memory, size_t size)
+{
+    size_t list = (size - 1) / STOCK_STEP;
+
+    if (!stock || list >= STOCK_LISTS) {
+        free(memory);
+    } else if (stock->bytes + list_size(list) > STOCK_KEPT_MAX) {
+        give_up(stock, memory);
+    } else {
+        *(void **)memory = stock->free_lists[list];
+        stock->free_lists[list] = memory;
+        stock->bytes += list_size(list);
+    }
+}
+
+void stock_fini(struct stock *stock)
+{
+    for (size_t list = 0; list < STOCK_LISTS; list++) {
+        void *memory;
+        while ((memory = take_from(stock, list)))
+            free(memory);
+    }
+    ASSERT(stock->bytes == 0);
+}

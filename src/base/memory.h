@@ -31,4 +31,23 @@ void pool_fini(struct pool *pool);                                   /* nothing 
 void *pool_take(struct pool *pool) __attribute__((returns_nonnull)); /* not zeroed */
 void pool_give(struct pool *pool, void *element);
 
+/* ---- a stock: memory of any size that comes and goes, used again; for one worker ---- */
+
+#define STOCK_STEP      32u
+#define STOCK_SIZE_MAX  4608u      /* larger memory is the system's each time */
+#define STOCK_BYTES_MAX (1u << 20) /* kept of what is not in use */
+
+struct stock {
+    void *free_lists[STOCK_SIZE_MAX / STOCK_STEP];
+    size_t bytes;
+    size_t hand; /* the list that gives up memory next, when there is too much */
+};
+
+/* Zeroed is empty. Gives back what is not in use; what is given later is freed at once. */
+void stock_fini(struct stock *stock);
+
+/* Not zeroed; NULL when the system refuses. Without a stock, NULL, it is malloc() and free(). */
+void *stock_take(struct stock *stock, size_t size) __attribute__((malloc, warn_unused_result));
+void stock_give(struct stock *stock, void *memory, size_t size); /* of that size */
+
 #endif

@@ -31,6 +31,7 @@ struct worker {
 
     struct account memory;   /* all that clients made grow */
     struct account messages; /* of which messages and queues */
+    struct stock stock;      /* of memory for messages */
 
     struct list clients;
     struct map clients_by_id;

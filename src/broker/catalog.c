@@ -8,8 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define RECENT 64u /* power of 2 */
-
 void catalog_init(struct catalog *catalog, uint64_t seed)
 {
     memset(catalog, 0, sizeof *catalog);
@@ -25,7 +23,7 @@ void catalog_init(struct catalog *catalog, uint64_t seed)
     map_init_bytes(&catalog->permissions, catalog->seed);
     map_init_numbers(&catalog->exchanges_by_id, catalog->seed);
     map_init_numbers(&catalog->queues_by_id, catalog->seed);
-    catalog->recent = memory_new(RECENT * sizeof(void *));
+    catalog->recent = memory_new(CATALOG_RECENT * sizeof(void *));
 }
 
 bool catalog_name_is_valid(struct slice name)
@@ -71,16 +69,12 @@ struct catalog_queue *vhost_queue(const struct vhost *vhost, struct slice name)
     return map_get(&vhost->queues, name);
 }
 
-struct catalog_queue *catalog_queue_by_id(const struct catalog *catalog, uint64_t id)
+struct catalog_queue *catalog_queue_search(const struct catalog *catalog, uint64_t id)
 {
-    struct catalog_queue **recent = &catalog->recent[id % RECENT];
-    struct catalog_queue *queue = *recent;
+    struct catalog_queue *queue = map_get_number(&catalog->queues_by_id, id);
 
-    if (queue && queue->id == id)
-        return queue;
-    queue = map_get_number(&catalog->queues_by_id, id);
     if (queue)
-        *recent = queue;
+        catalog->recent[id % CATALOG_RECENT] = queue;
     return queue;
 }
 
@@ -309,8 +303,8 @@ static void drop_queue(struct catalog *catalog, struct catalog_queue *queue)
     step_over(catalog, queue);
     map_remove(&queue->vhost->queues, slice_text(queue->name));
     map_remove_number(&catalog->queues_by_id, queue->id);
-    if (catalog->recent[queue->id % RECENT] == queue)
-        catalog->recent[queue->id % RECENT] = NULL;
+    if (catalog->recent[queue->id % CATALOG_RECENT] == queue)
+        catalog->recent[queue->id % CATALOG_RECENT] = NULL;
     route_remove_target(catalog->routes, queue->id, binding_lost, catalog);
     queue->dropped = true;
     catalog->version++;

@@ -198,7 +198,17 @@ struct permission *catalog_permission(const struct catalog *catalog, struct slic
                                       const struct vhost *vhost);
 struct catalog_exchange *vhost_exchange(const struct vhost *vhost, struct slice name);
 struct catalog_queue *vhost_queue(const struct vhost *vhost, struct slice name);
-struct catalog_queue *catalog_queue_by_id(const struct catalog *catalog, uint64_t id);
+struct catalog_queue *catalog_queue_search(const struct catalog *catalog, uint64_t id);
+
+#define CATALOG_RECENT 64u /* power of 2 */
+
+/* Letters name their queues so: the last few are found at once. */
+static inline struct catalog_queue *catalog_queue_by_id(const struct catalog *catalog, uint64_t id)
+{
+    struct catalog_queue *recent = catalog->recent[id % CATALOG_RECENT];
+
+    return recent && recent->id == id ? recent : catalog_queue_search(catalog, id);
+}
 
 /* A walk over all queues in the order in which they came, over any number of turns. Those that come
  * meanwhile are not in it; those that go before it reaches them are left out. */

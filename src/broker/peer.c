@@ -78,14 +78,19 @@ static void apply(struct worker *worker, struct slice event)
 }
 
 /* The events of a snapshot are not the ones that were counted: all that is in it is settled. */
-static void snapshot_came(struct worker *worker, struct slice event)
+static void snapshot_came(struct peer *peer, struct slice event)
 {
+    struct worker *worker = peer->place.worker;
+
     apply(worker, event);
     worker->catalog.events = 0;
 }
 
-static void catalog_came(struct worker *worker, const struct letter_catalog *letter)
+static void catalog_came(struct peer *peer, struct slice bytes)
 {
+    const struct letter_catalog *letter = letter_at(bytes);
+    struct worker *worker = peer->place.worker;
+
     worker->catalog.events = letter->events;
     worker->start_number = letter->start_number;
     mailbox_stamp(worker->mailbox, letter->events);
@@ -94,8 +99,10 @@ static void catalog_came(struct worker *worker, const struct letter_catalog *let
         boot_catalog_came(worker, letter->is_suspect);
 }
 
-static void event_came(struct worker *worker, struct slice event)
+static void event_came(struct peer *peer, struct slice event)
 {
+    struct worker *worker = peer->place.worker;
+
     apply(worker, event);
     mailbox_stamp(worker->mailbox, worker->catalog.events);
     mailbox_retry(worker->mailbox);
@@ -106,16 +113,21 @@ static void event_came(struct worker *worker, struct slice event)
         tell_number(worker->peers[0], LETTER_APPLIED, worker->catalog.events);
 }
 
-static void settled_came(struct worker *worker, const struct letter_settled *letter)
+static void settled_came(struct peer *peer, struct slice bytes)
 {
+    const struct letter_settled *letter = letter_at(bytes);
+    struct worker *worker = peer->place.worker;
+
     line_advance(&worker->catalog_settled, letter->events);
     hosted_settled(worker);
     if (letter->failed && !worker->catalog_settled.failed)
         line_fail(&worker->catalog_settled);
 }
 
-static void change_came(struct worker *worker, struct slice order)
+static void change_came(struct peer *peer, struct slice order)
 {
+    struct worker *worker = peer->place.worker;
+
     struct failure failure = {0};
 
     if (change_execute(worker, order, &failure) != 0)
@@ -123,9 +135,11 @@ static void change_came(struct worker *worker, struct slice order)
     changes_settle(worker);
 }
 
-static void applied_came(struct peer *peer, uint64_t events)
+static void applied_came(struct peer *peer, struct slice bytes)
 {
-    peer->applied = events;
+    const struct letter_number *letter = letter_at(bytes);
+
+    peer->applied = letter->number;
     changes_settle(peer->place.worker);
 }
 
@@ -239,8 +253,10 @@ static void hurry_flow(struct worker *worker)
         timer_set(&worker->watch, loop_now_ns(worker->loop));
 }
 
-static void status_came(struct peer *peer, const struct letter_status *letter)
+static void status_came(struct peer *peer, struct slice bytes)
 {
+    const struct letter_status *letter = letter_at(bytes);
+
     peer->flow = (enum flow)letter->flow;
     peer->memory_used = letter->memory_used;
     peer->place.worker->flow_may_have_changed = true;
@@ -259,126 +275,57 @@ void peers_return_credit(struct worker *worker)
     }
 }
 
-static void credit_came(struct peer *peer, const struct letter_credit *letter)
+static void credit_came(struct peer *peer, struct slice bytes)
 {
+    const struct letter_credit *letter = letter_at(bytes);
+
     peer->credited_bytes = letter->bytes;
     hurry_flow(peer->place.worker);
 }
 
-bool peer_has_credit(const struct peer *peer)
-{
-    return peer->sent_bytes - peer->credited_bytes < PEER_CREDIT_BYTES;
-}
-
 /* ---- mail ---- */
 
-static void worker_received(struct peer *peer, unsigned kind, struct slice letter)
+static void started_came(struct peer *peer, struct slice bytes)
 {
-    struct worker *worker = peer->place.worker;
-    const void *data = letter.data;
+    const struct letter_result *letter = letter_at(bytes);
 
-    switch (kind) {
-    case LETTER_SNAPSHOT:
-        snapshot_came(worker, letter);
-        break;
-    case LETTER_SNAPSHOT_END:
-        catalog_came(worker, data);
-        break;
-    case LETTER_EVENT:
-        event_came(worker, letter);
-        break;
-    case LETTER_APPLIED:
-        applied_came(peer, ((const struct letter_number *)data)->number);
-        break;
-    case LETTER_SETTLED:
-        settled_came(worker, data);
-        break;
-    case LETTER_CHANGE:
-        change_came(worker, letter);
-        break;
-    case LETTER_CREDIT:
-        credit_came(peer, data);
-        break;
-    case LETTER_STATUS:
-        status_came(peer, data);
-        break;
-    case LETTER_STARTED: {
-        const struct letter_result *result = data;
-        boot_peer_started(worker, result->result, result->text, result->id_last);
-        break;
-    }
-    case LETTER_GO: {
-        const struct letter_result *result = data;
-        if (worker->boot)
-            boot_end(worker, result->result, result->text);
-        break;
-    }
-    case LETTER_LAST:
-        peer->ended++;
-        break;
-    default:
-        ASSERT(false); /* a letter of no kind */
-    }
+    boot_peer_started(peer->place.worker, letter->result, letter->text, letter->id_last);
 }
 
-/* Who reads what. */
-static void (*const readers[LETTERS])(struct peer *peer, unsigned kind, struct slice letter) = {
-    [LETTER_ASK_SUBSCRIBE] = peer_answer_received,
-    [LETTER_ASK_GET] = peer_answer_received,
-    [LETTER_ASK_PURGE] = peer_answer_received,
-    [LETTER_ASK_COUNTS] = peer_answer_received,
-    [LETTER_ASK_DELETE] = peer_answer_received,
-    [LETTER_ASK_CHANGE] = peer_answer_received,
-    [LETTER_ASK_PART] = peer_part_received,
-    [LETTER_ASK_DECISION] = peer_part_received,
-    [LETTER_ASK_END] = peer_part_received,
-    [LETTER_ASK_QUEUES] = peer_look_received,
-    [LETTER_ASK_REPORT] = peer_answer_received,
-    [LETTER_ASK_MOVE] = peer_move_received,
-    [LETTER_ASK_REBALANCE] = peer_move_received,
-    [LETTER_ANSWER] = peer_ask_received,
-    [LETTER_QUEUES] = peer_look_received,
-    [LETTER_REPORT] = peer_look_received,
-    [LETTER_PUBLISH] = peer_answer_received,
-    [LETTER_CONFIRM] = peer_ask_received,
-    [LETTER_CREDIT] = worker_received,
-    [LETTER_CONSUMER_CREDIT] = peer_answer_received,
-    [LETTER_UNSUBSCRIBE] = peer_answer_received,
-    [LETTER_DELIVER] = peer_ask_received,
-    [LETTER_CANCELLED] = peer_ask_received,
-    [LETTER_SETTLE] = peer_answer_received,
-    [LETTER_PART_PUBLISH] = peer_part_received,
-    [LETTER_PART_SETTLE] = peer_part_received,
-    [LETTER_PART_DROP] = peer_part_received,
-    [LETTER_PART_END] = peer_part_received,
-    [LETTER_PART_APPLIED] = peer_part_received,
-    [LETTER_PART_DOUBT] = peer_part_received,
-    [LETTER_QUIET] = peer_move_received,
-    [LETTER_MOVE_BEGIN] = peer_move_received,
-    [LETTER_MOVE_MESSAGE] = peer_move_received,
-    [LETTER_MOVE_SETTLE] = peer_move_received,
-    [LETTER_MOVE_END] = peer_move_received,
-    [LETTER_MOVE_RESULT] = peer_move_received,
-    [LETTER_CONSUMER_MOVED] = peer_ask_received,
-    [LETTER_SUBSCRIBE_AGAIN] = peer_answer_received,
-    [LETTER_CONSUMERS_GONE] = peer_move_received,
-    [LETTER_SNAPSHOT] = worker_received,
-    [LETTER_SNAPSHOT_END] = worker_received,
-    [LETTER_EVENT] = worker_received,
-    [LETTER_APPLIED] = worker_received,
-    [LETTER_SETTLED] = worker_received,
-    [LETTER_CHANGE] = worker_received,
-    [LETTER_STATUS] = worker_received,
-    [LETTER_STARTED] = worker_received,
-    [LETTER_GO] = worker_received,
-    [LETTER_LAST] = worker_received,
+static void go_came(struct peer *peer, struct slice bytes)
+{
+    const struct letter_result *letter = letter_at(bytes);
+
+    if (peer->place.worker->boot)
+        boot_end(peer->place.worker, letter->result, letter->text);
+}
+
+static void last_came(struct peer *peer, struct slice bytes)
+{
+    (void)bytes;
+    peer->ended++;
+}
+
+static letter_reader *const readers[LETTERS] = {
+    [LETTER_SNAPSHOT] = snapshot_came, [LETTER_SNAPSHOT_END] = catalog_came,
+    [LETTER_EVENT] = event_came,       [LETTER_APPLIED] = applied_came,
+    [LETTER_SETTLED] = settled_came,   [LETTER_CHANGE] = change_came,
+    [LETTER_CREDIT] = credit_came,     [LETTER_STATUS] = status_came,
+    [LETTER_STARTED] = started_came,   [LETTER_GO] = go_came,
+    [LETTER_LAST] = last_came,
 };
 
-static void received(void *context, unsigned from, unsigned kind, struct slice letter)
+static void received(void *context, unsigned from, unsigned kind, struct slice bytes)
 {
     const struct worker *worker = context;
+    letter_reader *reader = peer_answer_readers[kind];
 
-    readers[kind](worker->peers[from], kind, letter);
+    reader = reader ? reader : peer_ask_readers[kind];
+    reader = reader ? reader : peer_part_readers[kind];
+    reader = reader ? reader : peer_look_readers[kind];
+    reader = reader ? reader : peer_move_readers[kind];
+    reader = reader ? reader : readers[kind];
+    reader(worker->peers[from], bytes);
 }
 
 /* What a peer says may be about objects that this worker does not know yet. The first worker is

@@ -43,9 +43,11 @@ struct peer {
 
     /* answering */
     struct client *proxy;
-    struct list pending;         /* what it has asked for and has no answer yet; struct asked */
-    struct publisher *publisher; /* counts tickets */
-    struct map consumers;        /* number -> struct remote_consumer */
+    struct list pending;            /* what it has asked for and has no answer yet; struct asked */
+    struct publisher *publisher;    /* counts tickets */
+    struct map consumers;           /* number -> struct remote_consumer */
+    struct catalog_queue **targets; /* scratch: where the publish at hand goes */
+    size_t targets_capacity;
     uint64_t received_bytes, returned_bytes;
     uint64_t applied; /* events of the catalog, as it says; where the catalog is decided */
 };
@@ -70,10 +72,20 @@ void peers_status(struct worker *worker); /* tells what has changed: flow, memor
 /* The credit for publishes that are dealt with goes back, unless the shards here are busy. */
 void peers_return_credit(struct worker *worker);
 
-/* A letter has come that is read by peer_ask.c, by peer_answer.c, by peer_transact.c. */
-void peer_ask_received(struct peer *peer, unsigned kind, struct slice letter);
-void peer_answer_received(struct peer *peer, unsigned kind, struct slice letter);
-void peer_part_received(struct peer *peer, unsigned kind, struct slice letter);
+/* A letter of one kind has come. Who reads which, by file. */
+typedef void letter_reader(struct peer *peer, struct slice bytes);
+
+extern letter_reader *const peer_ask_readers[LETTERS];
+extern letter_reader *const peer_answer_readers[LETTERS];
+extern letter_reader *const peer_part_readers[LETTERS];
+extern letter_reader *const peer_look_readers[LETTERS];
+extern letter_reader *const peer_move_readers[LETTERS];
+
+/* The letter that these bytes are: its reader's, to write into, too. */
+static inline void *letter_at(struct slice bytes)
+{
+    return (void *)(uintptr_t)bytes.data;
+}
 void peer_answer_init(struct peer *peer);
 void peer_answer_free(struct peer *peer);
 
@@ -111,11 +123,12 @@ uint64_t peer_publish(struct peer *peer, const struct message *message,
                       struct catalog_queue **queues, size_t count, bool wants_ticket);
 
 /* Has it room for publishes? */
-bool peer_has_credit(const struct peer *peer);
+static inline bool peer_has_credit(const struct peer *peer)
+{
+    return peer->sent_bytes - peer->credited_bytes < PEER_CREDIT_BYTES;
+}
 
 /* ---- looking, see look.c (peer_look.c) ---- */
-
-void peer_look_received(struct peer *peer, unsigned kind, struct slice letter);
 
 /* Asks for the numbers of those queues that live over there: the request awaits one answer more.
  * They go, in order, to listing_numbers(). */
@@ -128,8 +141,6 @@ void listing_numbers(struct request *request, const struct peer *peer,
 void peer_ask_report(struct request *request, struct peer *peer);
 
 /* ---- queues on their way, see move.h (peer_move.c) ---- */
-
-void peer_move_received(struct peer *peer, unsigned kind, struct slice letter);
 
 /* The proxy's consumer has left its queue, which moves: it is gone, and its worker is told. */
 void peer_consumer_moved(struct subscription *subscription);

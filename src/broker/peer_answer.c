@@ -47,9 +47,8 @@ static void answer(struct asked *asked)
     const struct message *message =
         request->is_get && is_done ? request->result.get.delivery.message : NULL;
     size_t text_size = is_done ? 0 : strlen(failure->text);
-    struct letter_answer *letter =
-        peer_write(asked->peer, LETTER_ANSWER,
-                   sizeof *letter + (message ? message_bytes_size(message) : text_size));
+    struct letter_answer *letter = peer_write(
+        asked->peer, LETTER_ANSWER, sizeof *letter + (message ? message->bytes_size : text_size));
 
     *letter = (struct letter_answer){
         .token = asked->token, .code = failure->code, .text_size = (uint32_t)text_size};
@@ -94,7 +93,7 @@ static int deliver(void *session, void *cookie, const struct delivery *delivery)
     struct peer *peer = session;
     const struct remote_consumer *consumer = cookie;
     struct letter_deliver *letter =
-        peer_write(peer, LETTER_DELIVER, sizeof *letter + message_bytes_size(delivery->message));
+        peer_write(peer, LETTER_DELIVER, sizeof *letter + delivery->message->bytes_size);
 
     letter->number = consumer->number;
     letter->queue = delivery->lease.queue->id;
@@ -190,8 +189,9 @@ static struct hosted *hosted(struct asked *asked, uint64_t id)
     return NULL;
 }
 
-static void subscribe(struct peer *peer, const struct letter_ask_subscribe *letter)
+static void subscribe(struct peer *peer, struct slice bytes)
 {
+    const struct letter_ask_subscribe *letter = letter_at(bytes);
     struct asked *asked = begin(peer, &letter->ask);
     struct hosted *queue = hosted(asked, letter->ask.queue);
 
@@ -216,8 +216,9 @@ static void subscribe(struct peer *peer, const struct letter_ask_subscribe *lett
     end(asked, DONE);
 }
 
-static void subscribe_again(struct peer *peer, const struct letter_subscribe_again *letter)
+static void subscribe_again(struct peer *peer, struct slice bytes)
 {
+    const struct letter_subscribe_again *letter = letter_at(bytes);
     const struct catalog_queue *queue =
         catalog_queue_by_id(&peer->place.worker->catalog, letter->queue);
 
@@ -252,8 +253,9 @@ void peer_consumer_moved(struct subscription *subscription)
     subscription_free(subscription);
 }
 
-static void get(struct peer *peer, const struct letter_ask_get *letter)
+static void get(struct peer *peer, struct slice bytes)
 {
+    const struct letter_ask_get *letter = letter_at(bytes);
     struct asked *asked = begin(peer, &letter->ask);
     struct hosted *queue = hosted(asked, letter->ask.queue);
 
@@ -262,8 +264,9 @@ static void get(struct peer *peer, const struct letter_ask_get *letter)
     end(asked, queue ? get_here(&asked->request, queue) : DONE);
 }
 
-static void purge(struct peer *peer, const struct letter_ask *letter)
+static void purge(struct peer *peer, struct slice bytes)
 {
+    const struct letter_ask *letter = letter_at(bytes);
     struct asked *asked = begin(peer, letter);
     struct hosted *queue = hosted(asked, letter->queue);
 
@@ -271,8 +274,9 @@ static void purge(struct peer *peer, const struct letter_ask *letter)
     end(asked, queue ? purge_here(&asked->request, queue) : DONE);
 }
 
-static void count(struct peer *peer, const struct letter_ask *letter)
+static void count(struct peer *peer, struct slice bytes)
 {
+    const struct letter_ask *letter = letter_at(bytes);
     struct asked *asked = begin(peer, letter);
     struct hosted *queue = hosted(asked, letter->queue);
 
@@ -280,8 +284,9 @@ static void count(struct peer *peer, const struct letter_ask *letter)
     end(asked, queue ? counts_here(&asked->request, queue) : DONE);
 }
 
-static void delete (struct peer *peer, const struct letter_ask_delete *letter)
+static void delete (struct peer *peer, struct slice bytes)
 {
+    const struct letter_ask_delete *letter = letter_at(bytes);
     struct asked *asked = begin(peer, &letter->ask);
     struct hosted *queue = hosted(asked, letter->ask.queue);
 
@@ -290,8 +295,9 @@ static void delete (struct peer *peer, const struct letter_ask_delete *letter)
         queue ? delete_here(&asked->request, queue, letter->if_unused, letter->if_empty) : DONE);
 }
 
-static void report(struct peer *peer, const struct letter_ask *letter)
+static void report(struct peer *peer, struct slice bytes)
 {
+    const struct letter_ask *letter = letter_at(bytes);
     struct asked *asked = begin(peer, letter);
 
     asked->is_report = true;
@@ -300,7 +306,7 @@ static void report(struct peer *peer, const struct letter_ask *letter)
 
 static void change(struct peer *peer, struct slice bytes)
 {
-    const struct letter_ask *letter = (const void *)bytes.data;
+    const struct letter_ask *letter = letter_at(bytes);
     struct asked *asked = begin(peer, letter);
     struct worker *worker = peer->place.worker;
     struct slice order = slice_of((const uint8_t *)(letter + 1), bytes.size - sizeof *letter);
@@ -312,40 +318,48 @@ static void change(struct peer *peer, struct slice bytes)
 
 /* ---- the rest ---- */
 
-static void publish(struct peer *peer, const struct letter_publish *letter)
+/* The queues of these ids, into peer->targets, as far as they are there still. */
+static size_t find_queues(struct peer *peer, const uint64_t *ids, uint32_t count)
 {
-    struct worker *worker = peer->place.worker;
-    struct message *lent =
-        message_lent(letter_message(letter->ids + letter->queues), &worker->messages);
-    struct message *message = message_ref(lent);
-    struct publish publish; /* not zeroed as a whole: its failure is large and rarely used */
-    struct catalog_queue *few[8];
-    struct catalog_queue **queues = few;
+    const struct catalog *catalog = &peer->place.worker->catalog;
+    size_t found = 0;
 
-    if (letter->queues > sizeof few / sizeof *few)
-        queues = memory_new(letter->queues * sizeof(void *));
-    ASSERT(message); /* without limit */
-    message_lent_end(lent);
-    publish.message = message;
-    publish.publisher = letter->ticket ? peer->publisher : NULL;
-    publish.queues = 0;
-    peer->received_bytes += message_footprint(message);
-    for (uint32_t i = 0; i < letter->queues; i++) {
-        struct catalog_queue *queue = catalog_queue_by_id(&worker->catalog, letter->ids[i]);
-        if (queue && queue->hosted)
-            queues[publish.queues++] = queue;
-        else if (publish.publisher) /* deleted; a crash before that is durable brings it back */
-            publisher_wait_settled(publish.publisher, worker->catalog.events);
+    if (count > peer->targets_capacity) {
+        peer->targets_capacity = count;
+        peer->targets = memory_resize(peer->targets, count, sizeof *peer->targets);
     }
-    if (publish_routed(peer->proxy, &publish, queues) != 0)
-        log_debug(worker->logger, "queue", "a message is lost: %s", publish.failure.text);
-    if (queues != few)
-        free(queues);
-    message_unref(message);
+    for (uint32_t i = 0; i < count; i++) {
+        struct catalog_queue *queue = catalog_queue_by_id(catalog, ids[i]);
+        if (queue && queue->hosted)
+            peer->targets[found++] = queue;
+    }
+    return found;
 }
 
-static void settle(struct peer *peer, const struct letter_settle *letter)
+static void publish(struct peer *peer, struct slice bytes)
 {
+    const struct letter_publish *letter = letter_at(bytes);
+    struct message *lent = letter_message(letter->ids + letter->queues);
+    struct publish publish; /* not zeroed as a whole: its failure is large and rarely used */
+
+    publish.queues = find_queues(peer, letter->ids, letter->queues);
+    publish.publisher = letter->ticket ? peer->publisher : NULL;
+    /* some are deleted; a crash before that is durable brings them back */
+    if (publish.queues < letter->queues && publish.publisher)
+        publisher_wait_settled(publish.publisher, peer->place.worker->catalog.events);
+    publish.message = message_copy(message_lent(lent, &peer->place.worker->messages));
+    ASSERT(publish.message); /* without limit */
+    peer->received_bytes += message_footprint(lent);
+    message_lent_end(lent);
+    if (publish_routed(peer->proxy, &publish, peer->targets) != 0)
+        log_debug(peer->place.worker->logger, "queue", "a message is lost: %s",
+                  publish.failure.text);
+    message_unref(publish.message);
+}
+
+static void settle(struct peer *peer, struct slice bytes)
+{
+    const struct letter_settle *letter = letter_at(bytes);
     const struct catalog_queue *queue =
         catalog_queue_by_id(&peer->place.worker->catalog, letter->queue);
 
@@ -354,9 +368,10 @@ static void settle(struct peer *peer, const struct letter_settle *letter)
         settle_anywhere(peer->place.worker, letter->queue, sequence, (enum outcome)letter->outcome);
 }
 
-static void unsubscribe(struct peer *peer, uint64_t number)
+static void unsubscribe(struct peer *peer, struct slice bytes)
 {
-    struct remote_consumer *consumer = map_remove_number(&peer->consumers, number);
+    const struct letter_number *letter = letter_at(bytes);
+    struct remote_consumer *consumer = map_remove_number(&peer->consumers, letter->number);
 
     if (!consumer)
         return; /* it was cancelled at the same time */
@@ -364,59 +379,29 @@ static void unsubscribe(struct peer *peer, uint64_t number)
     free(consumer);
 }
 
-static void credit(struct peer *peer, const struct letter_consumer_credit *letter)
+static void credit(struct peer *peer, struct slice bytes)
 {
+    const struct letter_consumer_credit *letter = letter_at(bytes);
     struct remote_consumer *consumer = map_get_number(&peer->consumers, letter->number);
 
     if (consumer)
         broker_credit(&consumer->subscription->consumer, letter->messages, letter->bytes);
 }
 
-void peer_answer_received(struct peer *peer, unsigned kind, struct slice letter)
-{
-    const void *data = letter.data;
-
-    switch (kind) {
-    case LETTER_ASK_SUBSCRIBE:
-        subscribe(peer, data);
-        break;
-    case LETTER_ASK_GET:
-        get(peer, data);
-        break;
-    case LETTER_ASK_PURGE:
-        purge(peer, data);
-        break;
-    case LETTER_ASK_COUNTS:
-        count(peer, data);
-        break;
-    case LETTER_ASK_DELETE:
-        delete (peer, data);
-        break;
-    case LETTER_ASK_REPORT:
-        report(peer, data);
-        break;
-    case LETTER_ASK_CHANGE:
-        change(peer, letter);
-        break;
-    case LETTER_PUBLISH:
-        publish(peer, data);
-        break;
-    case LETTER_SETTLE:
-        settle(peer, data);
-        break;
-    case LETTER_UNSUBSCRIBE:
-        unsubscribe(peer, ((const struct letter_number *)data)->number);
-        break;
-    case LETTER_SUBSCRIBE_AGAIN:
-        subscribe_again(peer, data);
-        break;
-    case LETTER_CONSUMER_CREDIT:
-        credit(peer, data);
-        break;
-    default:
-        ASSERT(false); /* peer.c's table says whose a letter is */
-    }
-}
+letter_reader *const peer_answer_readers[LETTERS] = {
+    [LETTER_ASK_SUBSCRIBE] = subscribe,
+    [LETTER_ASK_GET] = get,
+    [LETTER_ASK_PURGE] = purge,
+    [LETTER_ASK_COUNTS] = count,
+    [LETTER_ASK_DELETE] = delete,
+    [LETTER_ASK_CHANGE] = change,
+    [LETTER_ASK_REPORT] = report,
+    [LETTER_PUBLISH] = publish,
+    [LETTER_SETTLE] = settle,
+    [LETTER_UNSUBSCRIBE] = unsubscribe,
+    [LETTER_SUBSCRIBE_AGAIN] = subscribe_again,
+    [LETTER_CONSUMER_CREDIT] = credit,
+};
 
 /* ---- the proxy ---- */
 
@@ -454,4 +439,5 @@ void peer_answer_free(struct peer *peer)
     client_abandon(peer->proxy);
     peer->proxy = NULL;
     consumers_free(peer);
+    free(peer->targets);
 }

@@ -63,8 +63,9 @@ static void take_delivery(struct peer *peer, struct request *request, struct let
         settle_anywhere(worker, request->number, answer->sequence, OUTCOME_RETURN_UNSEEN);
 }
 
-static void answer_came(struct peer *peer, struct letter_answer *answer)
+static void answer_came(struct peer *peer, struct slice bytes)
 {
+    struct letter_answer *answer = letter_at(bytes);
     struct request *request = map_remove_number(&peer->asked, answer->token);
 
     ASSERT(request);
@@ -143,8 +144,9 @@ uint64_t peer_publish(struct peer *peer, const struct message *message,
     return letter->ticket;
 }
 
-static void confirm_came(struct peer *peer, const struct letter_confirm *letter)
+static void confirm_came(struct peer *peer, struct slice bytes)
 {
+    const struct letter_confirm *letter = letter_at(bytes);
     struct line *line = &peer->place.line;
 
     if (!letter->accepted)
@@ -154,17 +156,23 @@ static void confirm_came(struct peer *peer, const struct letter_confirm *letter)
 
 /* ---- settling ---- */
 
+static void __attribute__((noinline))
+settle_anew(struct peer *peer, uint64_t queue, uint64_t sequence, enum outcome outcome)
+{
+    struct letter_settle *letter = peer_write(peer, LETTER_SETTLE, sizeof *letter);
+
+    *letter = (struct letter_settle){queue, sequence, sequence, outcome};
+}
+
 void peer_settle(struct peer *peer, uint64_t queue, uint64_t sequence, enum outcome outcome)
 {
     struct letter_settle *letter = peer_last(peer, LETTER_SETTLE);
 
     if (letter && letter->queue == queue && letter->outcome == outcome &&
-        letter->last + 1 == sequence) {
+        letter->last + 1 == sequence)
         letter->last = sequence;
-        return;
-    }
-    letter = peer_write(peer, LETTER_SETTLE, sizeof *letter);
-    *letter = (struct letter_settle){queue, sequence, sequence, outcome};
+    else
+        settle_anew(peer, queue, sequence, outcome);
 }
 
 /* ---- consuming ---- */
@@ -328,7 +336,6 @@ static int deliver(struct subscription *subscription, struct message *message, u
 {
     struct client *client = subscription->client;
     struct worker *worker = client->worker;
-    bool settles_itself = subscription->consumer.settles_itself;
     struct catalog_queue *queue = catalog_queue_by_id(&worker->catalog, subscription->queue_id);
     struct delivery delivery = {
         .message = message,
@@ -339,18 +346,17 @@ static int deliver(struct subscription *subscription, struct message *message, u
 
     if (!queue) /* deleted since; the consumer is about to be told */
         return 0;
-    if (!settles_itself)
-        catalog_queue_ref(queue);
     int result =
         client->options.events->deliver(client->options.session, subscription->cookie, &delivery);
     subscription->is_refused = result != 0;
-    if (result == 0)
-        worker->delivered++;
-    if (result == 0 && settles_itself)
+    if (result != 0)
+        return result;
+    worker->delivered++;
+    if (subscription->consumer.settles_itself)
         settle_anywhere(worker, queue->id, sequence, OUTCOME_ACCEPT);
-    else if (result != 0 && !settles_itself)
-        catalog_queue_unref(queue);
-    return result;
+    else
+        catalog_queue_ref(queue);
+    return 0;
 }
 
 static void hold(struct subscription *subscription, struct message *message,
@@ -391,8 +397,9 @@ static void charge(struct subscription *subscription, const struct message *mess
     consumer->credit_bytes -= (int64_t)message_footprint(message);
 }
 
-static void deliver_came(struct peer *peer, struct letter_deliver *letter)
+static void deliver_came(struct peer *peer, struct slice bytes)
 {
+    struct letter_deliver *letter = letter_at(bytes);
     struct subscription *subscription = subscription_by(peer, letter->number);
     struct message *lent = message_lent(&letter->message, &peer->place.worker->messages);
 
@@ -433,9 +440,10 @@ void peer_resume(struct subscription *subscription)
     loop_defer(subscription->client->worker->loop, &subscription->resume, LOOP_DISPATCH);
 }
 
-static void cancelled_came(struct peer *peer, uint64_t number)
+static void cancelled_came(struct peer *peer, struct slice bytes)
 {
-    struct subscription *subscription = map_get_number(&peer->subscriptions, number);
+    const struct letter_number *letter = letter_at(bytes);
+    struct subscription *subscription = map_get_number(&peer->subscriptions, letter->number);
 
     if (!subscription)
         return;
@@ -444,8 +452,9 @@ static void cancelled_came(struct peer *peer, uint64_t number)
 }
 
 /* Its queue moves: it has left, and comes back. One that has ended here meanwhile does not. */
-static void consumer_moved_came(struct peer *peer, const struct letter_consumer_moved *letter)
+static void consumer_moved_came(struct peer *peer, struct slice bytes)
 {
+    const struct letter_consumer_moved *letter = letter_at(bytes);
     struct subscription *subscription = map_get_number(&peer->subscriptions, letter->number);
 
     if (!subscription) {
@@ -456,27 +465,10 @@ static void consumer_moved_came(struct peer *peer, const struct letter_consumer_
     move_adrift(subscription);
 }
 
-void peer_ask_received(struct peer *peer, unsigned kind, struct slice letter)
-{
-    void *data = (void *)(uintptr_t)letter.data; /* the reader's to write into */
-
-    switch (kind) {
-    case LETTER_ANSWER:
-        answer_came(peer, data);
-        break;
-    case LETTER_CONFIRM:
-        confirm_came(peer, data);
-        break;
-    case LETTER_DELIVER:
-        deliver_came(peer, data);
-        break;
-    case LETTER_CANCELLED:
-        cancelled_came(peer, ((struct letter_number *)data)->number);
-        break;
-    case LETTER_CONSUMER_MOVED:
-        consumer_moved_came(peer, data);
-        break;
-    default:
-        ASSERT(false); /* peer.c's table says whose a letter is */
-    }
-}
+letter_reader *const peer_ask_readers[LETTERS] = {
+    [LETTER_ANSWER] = answer_came,
+    [LETTER_CONFIRM] = confirm_came,
+    [LETTER_DELIVER] = deliver_came,
+    [LETTER_CANCELLED] = cancelled_came,
+    [LETTER_CONSUMER_MOVED] = consumer_moved_came,
+};

@@ -28,13 +28,16 @@ static struct request *answered(struct peer *peer, uint64_t token)
     return request;
 }
 
-static void queues_came(struct peer *peer, const struct letter_queues *letter)
+static void queues_came(struct peer *peer, struct slice bytes)
 {
+    const struct letter_queues *letter = letter_at(bytes);
+
     listing_numbers(answered(peer, letter->token), peer, letter->at);
 }
 
-static void report_came(struct peer *peer, const struct letter_report *letter)
+static void report_came(struct peer *peer, struct slice bytes)
 {
+    const struct letter_report *letter = letter_at(bytes);
     struct request *request = answered(peer, letter->token);
     struct worker_report *reports = request->target;
 
@@ -62,8 +65,9 @@ static struct queue_numbers numbers_of(const struct worker *worker, uint64_t id)
 }
 
 /* At most LISTING_PAGE of them. */
-static void tell_queues(struct peer *peer, const struct letter_ask_queues *asked)
+static void tell_queues(struct peer *peer, struct slice bytes)
 {
+    const struct letter_ask_queues *asked = letter_at(bytes);
     const uint64_t *ids = (const uint64_t *)(asked + 1);
     struct letter_queues *letter =
         peer_write(peer, LETTER_QUEUES, sizeof *letter + asked->count * sizeof letter->at[0]);
@@ -73,21 +77,8 @@ static void tell_queues(struct peer *peer, const struct letter_ask_queues *asked
         letter->at[i] = numbers_of(peer->place.worker, ids[i]);
 }
 
-void peer_look_received(struct peer *peer, unsigned kind, struct slice letter)
-{
-    const void *data = letter.data;
-
-    switch (kind) {
-    case LETTER_ASK_QUEUES:
-        tell_queues(peer, data);
-        break;
-    case LETTER_QUEUES:
-        queues_came(peer, data);
-        break;
-    case LETTER_REPORT:
-        report_came(peer, data);
-        break;
-    default:
-        ASSERT(false); /* peer.c's table says whose a letter is */
-    }
-}
+letter_reader *const peer_look_readers[LETTERS] = {
+    [LETTER_ASK_QUEUES] = tell_queues,
+    [LETTER_QUEUES] = queues_came,
+    [LETTER_REPORT] = report_came,
+};

@@ -94,8 +94,9 @@ int peer_ask_rebalance(struct request *request)
 
 /* ---- reading ---- */
 
-static void begin(struct worker *worker, const struct letter_move_begin *letter)
+static void begin(struct peer *peer, struct slice bytes)
 {
+    const struct letter_move_begin *letter = letter_at(bytes);
     struct move_begin begin = {
         .queue = letter->move.queue,
         .number = letter->move.number,
@@ -104,11 +105,12 @@ static void begin(struct worker *worker, const struct letter_move_begin *letter)
         .returning_exclusive = letter->returning_exclusive,
     };
 
-    arriving_begin(worker, &begin);
+    arriving_begin(peer->place.worker, &begin);
 }
 
-static void message(struct peer *peer, struct letter_move_message *letter)
+static void message(struct peer *peer, struct slice bytes)
 {
+    struct letter_move_message *letter = letter_at(bytes);
     struct worker *worker = peer->place.worker;
     struct message *lent = message_lent(&letter->message, &worker->messages);
     struct queue_traveller traveller = {
@@ -127,8 +129,9 @@ static void message(struct peer *peer, struct letter_move_message *letter)
     message_unref(traveller.message);
 }
 
-static void move_asked(struct peer *peer, const struct letter_ask_move *letter)
+static void move_asked(struct peer *peer, struct slice bytes)
 {
+    const struct letter_ask_move *letter = letter_at(bytes);
     struct request *request = asked_begin(peer, &letter->ask);
 
     if (move_decide(peer->place.worker, letter->ask.queue, letter->shard, request,
@@ -136,46 +139,52 @@ static void move_asked(struct peer *peer, const struct letter_ask_move *letter)
         asked_end(request, DONE);
 }
 
-void peer_move_received(struct peer *peer, unsigned kind, struct slice bytes)
+static void rebalance_asked(struct peer *peer, struct slice bytes)
 {
-    struct worker *worker = peer->place.worker;
-    void *data = (void *)(uintptr_t)bytes.data; /* the reader's to write into */
-    const struct letter_move *move = data;
-    const struct letter_move_settle *settle = data;
-    const struct letter_move_result *result = data;
-    const struct letter_consumers_gone *gone = data;
-
-    switch (kind) {
-    case LETTER_ASK_MOVE:
-        move_asked(peer, data);
-        break;
-    case LETTER_ASK_REBALANCE:
-        rebalance_begin(worker);
-        asked_end(asked_begin(peer, data), DONE);
-        break;
-    case LETTER_QUIET:
-        move_quiet(worker, move->queue, move->number);
-        break;
-    case LETTER_MOVE_BEGIN:
-        begin(worker, data);
-        break;
-    case LETTER_MOVE_MESSAGE:
-        message(peer, data);
-        break;
-    case LETTER_MOVE_SETTLE:
-        arriving_settle(worker, move->queue, move->number, settle->sequence,
-                        (enum outcome)settle->outcome);
-        break;
-    case LETTER_MOVE_END:
-        arriving_end(worker, move->queue, move->number);
-        break;
-    case LETTER_MOVE_RESULT:
-        move_result(worker, move->queue, move->number, result->result);
-        break;
-    case LETTER_CONSUMERS_GONE:
-        move_consumers_gone(worker, gone->queue, gone->count);
-        break;
-    default:
-        ASSERT(false); /* peer.c's table says whose a letter is */
-    }
+    rebalance_begin(peer->place.worker);
+    asked_end(asked_begin(peer, letter_at(bytes)), DONE);
 }
+
+static void quiet(struct peer *peer, struct slice bytes)
+{
+    const struct letter_move *letter = letter_at(bytes);
+
+    move_quiet(peer->place.worker, letter->queue, letter->number);
+}
+
+static void settle(struct peer *peer, struct slice bytes)
+{
+    const struct letter_move_settle *letter = letter_at(bytes);
+
+    arriving_settle(peer->place.worker, letter->move.queue, letter->move.number, letter->sequence,
+                    (enum outcome)letter->outcome);
+}
+
+static void end(struct peer *peer, struct slice bytes)
+{
+    const struct letter_move *letter = letter_at(bytes);
+
+    arriving_end(peer->place.worker, letter->queue, letter->number);
+}
+
+static void result(struct peer *peer, struct slice bytes)
+{
+    const struct letter_move_result *letter = letter_at(bytes);
+
+    move_result(peer->place.worker, letter->move.queue, letter->move.number, letter->result);
+}
+
+static void gone(struct peer *peer, struct slice bytes)
+{
+    const struct letter_consumers_gone *letter = letter_at(bytes);
+
+    move_consumers_gone(peer->place.worker, letter->queue, letter->count);
+}
+
+letter_reader *const peer_move_readers[LETTERS] = {
+    [LETTER_ASK_MOVE] = move_asked,  [LETTER_ASK_REBALANCE] = rebalance_asked,
+    [LETTER_QUIET] = quiet,          [LETTER_MOVE_BEGIN] = begin,
+    [LETTER_MOVE_MESSAGE] = message, [LETTER_MOVE_SETTLE] = settle,
+    [LETTER_MOVE_END] = end,         [LETTER_MOVE_RESULT] = result,
+    [LETTER_CONSUMERS_GONE] = gone,
+};

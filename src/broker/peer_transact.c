@@ -112,8 +112,9 @@ static struct shard *shard_here(const struct peer *peer, uint32_t number)
     return place && place->is_here ? shard_of(place) : NULL;
 }
 
-static void publish(struct peer *peer, const struct letter_part_publish *letter)
+static void publish(struct peer *peer, struct slice bytes)
 {
+    const struct letter_part_publish *letter = letter_at(bytes);
     struct worker *worker = peer->place.worker;
     struct message *lent =
         message_lent(letter_message(letter->ids + letter->queues), &worker->messages);
@@ -134,8 +135,9 @@ static void publish(struct peer *peer, const struct letter_part_publish *letter)
     message_unref(message);
 }
 
-static void settle(struct peer *peer, const struct letter_part_settle *letter)
+static void settle(struct peer *peer, struct slice bytes)
 {
+    const struct letter_part_settle *letter = letter_at(bytes);
     const struct catalog_queue *queue =
         catalog_queue_by_id(&peer->place.worker->catalog, letter->queue);
     struct part *part = part_collect(shard_here(peer, letter->part.shard), letter->part.id);
@@ -147,8 +149,9 @@ static void settle(struct peer *peer, const struct letter_part_settle *letter)
         part_settle(part, queue->hosted, sequence, (enum outcome)letter->outcome);
 }
 
-static void begin(struct peer *peer, const struct letter_ask_part *letter)
+static void begin(struct peer *peer, struct slice bytes)
 {
+    const struct letter_ask_part *letter = letter_at(bytes);
     struct request *request = asked_begin(peer, &letter->ask);
     struct part *part = part_collect(shard_here(peer, letter->part.shard), letter->part.id);
 
@@ -169,8 +172,9 @@ static int decided(struct request *request)
     return DONE;
 }
 
-static void decide(struct peer *peer, const struct letter_ask_decision *letter)
+static void decide(struct peer *peer, struct slice bytes)
 {
+    const struct letter_ask_decision *letter = letter_at(bytes);
     struct request *request = asked_begin(peer, &letter->ask);
     struct shard *shard = shard_here(peer, letter->part.shard);
 
@@ -181,16 +185,18 @@ static void decide(struct peer *peer, const struct letter_ask_decision *letter)
     asked_end(request, DONE);
 }
 
-static void end(struct peer *peer, const struct letter_part_end *letter)
+static void end(struct peer *peer, struct slice bytes)
 {
+    const struct letter_part_end *letter = letter_at(bytes);
     struct shard *shard = shard_here(peer, letter->part.shard);
 
-    if (shard)
+    if (shard && !peer->place.worker->is_closing) /* the next start goes on with it */
         part_end(shard, letter->part.id, letter->decider, letter->commit, NULL);
 }
 
-static void ask_end(struct peer *peer, const struct letter_ask_end *letter)
+static void ask_end(struct peer *peer, struct slice bytes)
 {
+    const struct letter_ask_end *letter = letter_at(bytes);
     const struct letter_part_end *what = &letter->end;
     struct request *request = asked_begin(peer, &letter->ask);
 
@@ -198,48 +204,40 @@ static void ask_end(struct peer *peer, const struct letter_ask_end *letter)
              request);
 }
 
-void peer_part_received(struct peer *peer, unsigned kind, struct slice letter)
+static void drop(struct peer *peer, struct slice bytes)
 {
-    const void *data = letter.data;
-    const struct letter_part *part = data;
-    const struct letter_part_about *about = data;
-    bool is_closing = peer->place.worker->is_closing; /* the next start goes on with it */
-    struct shard *shard;
+    const struct letter_part *letter = letter_at(bytes);
 
-    switch (kind) {
-    case LETTER_PART_PUBLISH:
-        publish(peer, data);
-        break;
-    case LETTER_PART_SETTLE:
-        settle(peer, data);
-        break;
-    case LETTER_PART_DROP:
-        part_drop(shard_here(peer, part->shard), part->id);
-        break;
-    case LETTER_ASK_PART:
-        begin(peer, data);
-        break;
-    case LETTER_ASK_DECISION:
-        decide(peer, data);
-        break;
-    case LETTER_ASK_END:
-        ask_end(peer, data);
-        break;
-    case LETTER_PART_END:
-        if (!is_closing)
-            end(peer, data);
-        break;
-    case LETTER_PART_APPLIED:
-        shard = shard_here(peer, about->decider.shard);
-        if (shard && !is_closing)
-            decision_applied(shard, about->decider.id, about->participant);
-        break;
-    case LETTER_PART_DOUBT:
-        shard = shard_here(peer, about->decider.shard);
-        if (shard && !is_closing)
-            ledger_answer(shard, about->decider.id, about->participant);
-        break;
-    default:
-        ASSERT(false); /* peer.c's table says whose a letter is */
-    }
+    part_drop(shard_here(peer, letter->shard), letter->id);
 }
+
+/* The decider that a letter is about; NULL also when this worker closes: the next start goes on
+ * with it. */
+static struct shard *decider_here(const struct peer *peer, const struct letter_part_about *letter)
+{
+    return peer->place.worker->is_closing ? NULL : shard_here(peer, letter->decider.shard);
+}
+
+static void applied(struct peer *peer, struct slice bytes)
+{
+    const struct letter_part_about *letter = letter_at(bytes);
+    struct shard *shard = decider_here(peer, letter);
+
+    if (shard)
+        decision_applied(shard, letter->decider.id, letter->participant);
+}
+
+static void doubt(struct peer *peer, struct slice bytes)
+{
+    const struct letter_part_about *letter = letter_at(bytes);
+    struct shard *shard = decider_here(peer, letter);
+
+    if (shard)
+        ledger_answer(shard, letter->decider.id, letter->participant);
+}
+
+letter_reader *const peer_part_readers[LETTERS] = {
+    [LETTER_PART_PUBLISH] = publish, [LETTER_PART_SETTLE] = settle,   [LETTER_PART_DROP] = drop,
+    [LETTER_ASK_PART] = begin,       [LETTER_ASK_DECISION] = decide,  [LETTER_ASK_END] = ask_end,
+    [LETTER_PART_END] = end,         [LETTER_PART_APPLIED] = applied, [LETTER_PART_DOUBT] = doubt,
+};

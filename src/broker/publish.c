@@ -504,56 +504,58 @@ static void also_wait_for_queues(struct publisher *publisher, struct catalog_que
     publisher_wait_settled(publisher, version);
 }
 
-static int publish_here(struct shard *shard, struct message *message, struct catalog_queue **queues,
-                        size_t count, struct publisher *publisher, struct mark *mark,
-                        struct failure *failure)
+static int publish_here(struct shard *shard, struct publish *publish, struct catalog_queue **queues,
+                        size_t count, struct mark *mark)
 {
     bool logged;
 
-    int result = shard_enqueue(shard, message, queues, count, &logged, failure);
-    *mark = (struct mark){0};
-    if (logged && publisher) {
-        also_wait_for_queues(publisher, queues, count);
+    int result = shard_enqueue(shard, publish->message, queues, count, &logged, &publish->failure);
+    if (logged && publish->publisher) {
+        also_wait_for_queues(publish->publisher, queues, count);
         *mark = (struct mark){&shard->place.line, log_block_last(shard->log)};
         log_commit(shard->log);
     }
     return result;
 }
 
-/* To one place, of several or the only one. */
-static int publish_to(struct client *client, struct place *place, struct publish *publish,
-                      struct catalog_queue **queues, size_t count, struct mark *mark)
+static int publish_there(struct client *client, struct peer *peer, struct publish *publish,
+                         struct catalog_queue **queues, size_t count, struct mark *mark)
 {
-    if (place->is_here)
-        return publish_here(shard_of(place), publish->message, queues, count, publish->publisher,
-                            mark, &publish->failure);
-    if (place->is_onward)
-        return move_hold(client, publish, queues, count, mark);
-    struct peer *peer = peer_of(place);
-    *mark = (struct mark){0};
     if (count > PEER_QUEUES_MAX)
         return fail(&publish->failure, E_LIMIT,
                     "the message goes to more than %u queues of one worker", PEER_QUEUES_MAX);
     uint64_t ticket =
         peer_publish(peer, publish->message, queues, count, publish->publisher != NULL);
-    *mark = (struct mark){publish->publisher ? &place->line : NULL, ticket};
+    if (publish->publisher)
+        *mark = (struct mark){&peer->place.line, ticket};
     if (!peer_has_credit(peer))
         client->out_of_credit = peer;
     return 0;
+}
+
+/* To one place, of several or the only one. *mark: what its confirm waits for, zeroed before. */
+static int publish_to(struct client *client, struct place *place, struct publish *publish,
+                      struct catalog_queue **queues, size_t count, struct mark *mark)
+{
+    if (place->is_here)
+        return publish_here(shard_of(place), publish, queues, count, mark);
+    if (place->is_onward)
+        return move_hold(client, publish, queues, count, mark);
+    return publish_there(client, peer_of(place), publish, queues, count, mark);
 }
 
 static int publish_to_all(struct client *client, struct publish *publish,
                           struct catalog_queue **queues, struct mark *mark)
 {
     struct worker *worker = client->worker;
+    size_t places = sort_by_place(client, queues, publish->queues);
     int result = 0;
 
-    *mark = (struct mark){0};
-    size_t places = sort_by_place(client, queues, publish->queues);
     for (size_t i = 0; i < places; i++) {
         struct place *place = worker->places[i];
         if (publish->publisher && mark->line)
             publisher_also(publish->publisher, *mark);
+        *mark = (struct mark){0};
         int here = publish_to(client, place, publish, place->batch, place->batch_count, mark);
         place->batch_count = 0;
         result = result ? result : here;

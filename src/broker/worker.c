@@ -255,6 +255,7 @@ struct worker *worker_start(const struct worker_options *options,
     worker->started_context = context;
     account_init(&worker->memory, NULL, 0);
     account_init(&worker->messages, &worker->memory, 0);
+    worker->messages.stock = &worker->stock;
     list_init(&worker->clients);
     map_init_numbers(&worker->clients_by_id, loop_random(worker->loop));
     list_init(&worker->lines_going);
@@ -410,6 +411,7 @@ void worker_free(struct worker *worker)
     map_fini(&worker->clients_by_id);
     free(worker->places);
     account_fini(&worker->messages);
+    stock_fini(&worker->stock);
     free(worker);
 }
 

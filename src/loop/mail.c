@@ -46,6 +46,11 @@ struct letter {
 
 _Static_assert(sizeof(struct letter) == 8, "letters are aligned to 8");
 
+static inline size_t letter_room(size_t size)
+{
+    return sizeof(struct letter) + ((size + 7) & ~(size_t)7);
+}
+
 /* What is being written to one member. */
 struct outbound {
     struct chunk *first, *last; /* the parcel that has not gone off */
@@ -156,8 +161,7 @@ static void chunk_give_back(struct outbound *out, struct chunk *chunk)
 
 /* ---- writing ---- */
 
-/* Apart, so that most letters are written without it. */
-static void __attribute__((noinline)) chunk_begin(struct mailbox *box, unsigned to, size_t room)
+static void chunk_begin(struct mailbox *box, unsigned to, size_t room)
 {
     struct outbound *out = &box->out[to];
     struct chunk *chunk = chunk_take(out, room, out->last);
@@ -176,22 +180,37 @@ static void __attribute__((noinline)) chunk_begin(struct mailbox *box, unsigned 
     out->last = chunk;
 }
 
-void *mail_write(struct mailbox *box, unsigned to, unsigned kind, size_t size)
+static struct letter *letter_begin(struct outbound *out, uint32_t room, unsigned kind, size_t size)
 {
-    size_t room = sizeof(struct letter) + ((size + 7) & ~(size_t)7);
-
-    ASSERT(box->state == BOX_OPEN && to < box->office->members && to != box->member);
-    ASSERT(size <= MAIL_LETTER_MAX);
-    struct outbound *out = &box->out[to];
-    if (!out->last || out->last->capacity - out->last->used < room)
-        chunk_begin(box, to, room);
     struct letter *letter = (void *)(out->last->bytes + out->last->used);
-    out->last->used += (uint32_t)room;
+
+    out->last->used += room;
     out->first->letters++;
     out->letter = letter;
-    letter->size = (uint32_t)size;
-    letter->kind = kind;
-    return letter->bytes;
+    *letter = (struct letter){.size = (uint32_t)size, .kind = kind};
+    return letter;
+}
+
+/* Apart, so that what most letters need is short. */
+static void *__attribute__((noinline))
+write_into_new_chunk(struct mailbox *box, unsigned to, unsigned kind, size_t size)
+{
+    size_t room = letter_room(size);
+
+    ASSERT(box->state == BOX_OPEN && to != box->member);
+    chunk_begin(box, to, room);
+    return letter_begin(&box->out[to], (uint32_t)room, kind, size)->bytes;
+}
+
+void *mail_write(struct mailbox *box, unsigned to, unsigned kind, size_t size)
+{
+    struct outbound *out = &box->out[to];
+    size_t room = letter_room(size);
+
+    ASSERT(to < box->office->members && size <= MAIL_LETTER_MAX);
+    if (!out->last || out->last->capacity - out->last->used < room)
+        return write_into_new_chunk(box, to, kind, size);
+    return letter_begin(out, (uint32_t)room, kind, size)->bytes;
 }
 
 void *mail_last(struct mailbox *box, unsigned to, unsigned kind)
@@ -303,6 +322,7 @@ static bool parcel_open(struct mailbox *box)
         in->first = parcel->next_parcel;
         if (!in->first)
             in->end = &in->first;
+        box->statistics.letters_received += parcel->letters;
         box->reading = parcel;
         box->reading_from = parcel->from;
         box->reading_at = 0;
@@ -323,8 +343,7 @@ static bool chunk_read(struct mailbox *box, struct chunk *chunk, uint64_t start_
 {
     for (unsigned count = 1; box->reading_at < chunk->used; count++) {
         struct letter *letter = (void *)(chunk->bytes + box->reading_at);
-        box->reading_at += (uint32_t)sizeof *letter + ((letter->size + 7) & ~7u);
-        box->statistics.letters_received++;
+        box->reading_at += (uint32_t)letter_room(letter->size);
         box->events->received(box->context, box->reading_from, letter->kind,
                               slice_of(letter->bytes, letter->size));
         if (box->state != BOX_OPEN || (count % LETTERS_A_LOOK == 0 && is_late(box, start_ns)))
@@ -468,7 +487,7 @@ static void letters_drop(const struct mail_events *events, void *context, const 
     for (; chunk; chunk = chunk->next, at = 0) {
         while (at < chunk->used) {
             const struct letter *letter = (const void *)(chunk->bytes + at);
-            at += (uint32_t)sizeof *letter + ((letter->size + 7) & ~7u);
+            at += (uint32_t)letter_room(letter->size);
             if (events->dropped)
                 events->dropped(context, letter->kind, slice_of(letter->bytes, letter->size));
         }

@@ -1,9 +1,7 @@
 #include "message/message.h"
 
-#include "base/assert.h"
+#include "base/memory.h"
 #include "message/amqp091_properties.h"
-
-#include <stdlib.h>
 
 #define CONTENT_VERSION 1u
 #define FLAGS_KNOWN     MESSAGE_PERSISTENT
@@ -34,6 +32,12 @@ static struct buffer *own_body(const struct message_parts *parts)
     return buffer;
 }
 
+static size_t bytes_size(const struct message_parts *parts)
+{
+    return parts->exchange.size + parts->key.size + parts->properties.size +
+           (parts->body.size > MESSAGE_INLINE_MAX ? 0 : parts->body.size);
+}
+
 static void fill(struct message *m, const struct message_parts *parts)
 {
     *m = (struct message){
@@ -44,7 +48,8 @@ static void fill(struct message *m, const struct message_parts *parts)
         .exchange_size = (uint8_t)parts->exchange.size,
         .key_size = (uint8_t)parts->key.size,
         .properties_size = (uint32_t)parts->properties.size,
-        .body_size = parts->body.size,
+        .body_size = (uint32_t)parts->body.size,
+        .bytes_size = (uint32_t)bytes_size(parts),
         .published_at_ms = parts->published_at_ms,
         .expires_at_ms = parts->expires_at_ms,
     };
@@ -57,17 +62,16 @@ struct message *message_new(struct account *account, const struct message_parts 
 {
     ASSERT(parts->format > 0 && parts->format < FORMATS);
     ASSERT(parts->exchange.size <= MESSAGE_ADDRESS_MAX && parts->key.size <= MESSAGE_ADDRESS_MAX);
-    ASSERT(parts->properties.size <= UINT32_MAX && parts->body.size <= UINT32_MAX);
+    ASSERT(parts->properties.size <= MESSAGE_PROPERTIES_MAX && parts->body.size <= UINT32_MAX);
 
     bool apart = parts->body.size > MESSAGE_INLINE_MAX;
-    size_t size = sizeof(struct message) + parts->exchange.size + parts->key.size +
-                  parts->properties.size + (apart ? 0 : parts->body.size);
+    size_t size = sizeof(struct message) + bytes_size(parts);
     size_t cost = size;
     if (apart)
         cost += buffer_cost(parts->body_buffer ? parts->body_buffer->capacity : parts->body.size);
     if (account_charge(account, cost) != 0)
         return NULL;
-    struct message *m = malloc(size);
+    struct message *m = stock_take(account->stock, size);
     if (!m)
         goto uncharge;
     fill(m, parts);
@@ -82,33 +86,18 @@ struct message *message_new(struct account *account, const struct message_parts 
     return m;
 
 free_message:
-    free(m);
+    stock_give(account->stock, m, size);
 uncharge:
     account_release(account, cost);
     return NULL;
 }
 
-void message_lend(struct message *room, const struct message *m)
-{
-    memcpy(room, m, message_room_size(m));
-    room->references = 0;
-    room->account = NULL;
-    if (room->body)
-        buffer_ref(room->body);
-}
-
-void message_lent_end(const struct message *room)
-{
-    ASSERT(room->references == 0);
-    buffer_unref(room->body);
-}
-
 struct message *message_copy(const struct message *lent)
 {
     size_t size = message_room_size(lent);
-    struct message *m = malloc(size);
 
     ASSERT(lent->references == 0 && lent->account);
+    struct message *m = stock_take(lent->account->stock, size);
     if (!m)
         return NULL;
     memcpy(m, lent, size);
@@ -125,14 +114,13 @@ uint8_t *message_body_to_fill(struct message *m)
     return m->bytes + m->exchange_size + m->key_size + m->properties_size;
 }
 
-void message_unref(struct message *m)
+void message_free(struct message *m)
 {
-    ASSERT(m->references > 0);
-    if (--m->references > 0)
-        return;
-    account_release(m->account, message_footprint(m));
+    struct account *account = m->account;
+
+    account_release(account, message_footprint(m));
     buffer_unref(m->body);
-    free(m);
+    stock_give(account->stock, m, message_room_size(m));
 }
 
 /* ---- as stored: the table is in the header ---- */
@@ -196,7 +184,8 @@ int message_decode(struct account *account, struct slice content, struct message
     parts.properties = read_bytes(&r, properties_size);
     parts.body = read_bytes(&r, body_size);
     if (r.failed || reader_left(&r) > 0 || parts.format < 1 || parts.format >= FORMATS ||
-        (parts.flags & ~FLAGS_KNOWN) || properties_size > UINT32_MAX || body_size > UINT32_MAX)
+        (parts.flags & ~FLAGS_KNOWN) || properties_size > MESSAGE_PROPERTIES_MAX ||
+        body_size > UINT32_MAX)
         return E_CORRUPT;
     *message = message_new(account, &parts);
     return *message ? 0 : E_MEMORY;

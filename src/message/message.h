@@ -17,11 +17,14 @@
 #define SLUICE_MESSAGE_MESSAGE_H
 
 #include "base/account.h"
+#include "base/assert.h"
 #include "base/buffer.h"
 #include "message/fields.h"
 
 #define MESSAGE_INLINE_MAX  4096u
 #define MESSAGE_ADDRESS_MAX 255u /* bytes of an exchange's name, and of a routing key */
+#define MESSAGE_PROPERTIES_MAX                                                                     \
+    (UINT32_MAX - MESSAGE_INLINE_MAX - 2 * MESSAGE_ADDRESS_MAX) /* bytes */
 
 enum message_format { FORMAT_AMQP091 = 1, FORMATS };
 
@@ -38,7 +41,8 @@ struct message {
     uint8_t key_size;
     uint8_t reserved[3];
     uint32_t properties_size;
-    uint64_t body_size;
+    uint32_t body_size;
+    uint32_t bytes_size;      /* of `bytes` */
     uint64_t published_at_ms; /* wall clock, when the broker took it */
     uint64_t expires_at_ms;   /* wall clock; 0: never */
     struct buffer *body;      /* NULL: inline, behind the properties */
@@ -58,7 +62,8 @@ struct message_parts {
 };
 
 /* NULL when the account or the system refuses. One reference. Sizes are the caller's to have
- * checked: addresses up to MESSAGE_ADDRESS_MAX, properties and body up to UINT32_MAX. */
+ * checked: addresses up to MESSAGE_ADDRESS_MAX, properties up to MESSAGE_PROPERTIES_MAX, the body
+ * up to UINT32_MAX. */
 struct message *message_new(struct account *account, const struct message_parts *parts) MUST_CHECK;
 
 /* A message whose inline body (at most MESSAGE_INLINE_MAX) the caller fills in before anybody else
@@ -77,23 +82,29 @@ static inline struct message *message_ref(struct message *message)
     return message;
 }
 
-void message_unref(struct message *message);
+void message_free(struct message *message);
 
-/* Of the bytes: address, properties, inline body. */
-static inline size_t message_bytes_size(const struct message *m)
+static inline void message_unref(struct message *message)
 {
-    return (size_t)m->exchange_size + m->key_size + m->properties_size +
-           (m->body ? 0 : (size_t)m->body_size);
+    ASSERT(message->references > 0);
+    if (--message->references == 0)
+        message_free(message);
 }
 
 /* Writes the message into a room of so many bytes, aligned to 8, from where it is lent; a body of
  * its own gets a reference. */
 static inline size_t message_room_size(const struct message *m)
 {
-    return sizeof *m + message_bytes_size(m);
+    return sizeof *m + m->bytes_size;
 }
 
-void message_lend(struct message *room, const struct message *message);
+static inline void message_lend(struct message *room, const struct message *message)
+{
+    memcpy(room, message, message_room_size(message));
+    room->references = 0;
+    if (room->body)
+        buffer_ref(room->body);
+}
 
 /* Before it is lent on another worker: copies are charged to that account. */
 static inline struct message *message_lent(struct message *room, struct account *account)
@@ -103,7 +114,11 @@ static inline struct message *message_lent(struct message *room, struct account 
 }
 
 /* The room is somebody's again. */
-void message_lent_end(const struct message *room);
+static inline void message_lent_end(const struct message *room)
+{
+    ASSERT(room->references == 0);
+    buffer_unref(room->body);
+}
 
 static inline struct slice message_exchange(const struct message *m)
 {
@@ -122,9 +137,8 @@ static inline struct slice message_properties(const struct message *m)
 
 static inline struct slice message_body(const struct message *m)
 {
-    return m->body ? slice_of(m->body->data, (size_t)m->body_size)
-                   : slice_of(m->bytes + m->exchange_size + m->key_size + m->properties_size,
-                              (size_t)m->body_size);
+    return slice_of(m->body ? m->body->data : m->bytes + m->bytes_size - m->body_size,
+                    m->body_size);
 }
 
 /* What a body in a buffer of its own costs. */
@@ -136,7 +150,7 @@ static inline size_t buffer_cost(size_t capacity)
 /* What it costs in memory, and was charged. */
 static inline size_t message_footprint(const struct message *m)
 {
-    return sizeof *m + message_bytes_size(m) + (m->body ? buffer_cost(m->body->capacity) : 0);
+    return sizeof *m + m->bytes_size + (m->body ? buffer_cost(m->body->capacity) : 0);
 }
 
 /* ---- as stored ----
