@@ -6,6 +6,8 @@
  * for a body that has a buffer of its own, on which the letter holds a reference. The reader lends
  * it on (message_lent()), and gives up that reference when it has read the letter.
  *
+ * PUBLISH and DELIVER are runs (mail_add()): of as many of their structs as are in the letter.
+ *
  *   asking worker                                    worker that has the queue, or the catalog
  *     ASK_* (token)             ------------------>    does it in the name of a proxy
  *     ANSWER (token)            <------------------    QUEUES and REPORT are answers, too
@@ -167,6 +169,13 @@ struct letter_publish {
 static inline struct message *letter_message(const uint64_t *place)
 {
     return (struct message *)(uintptr_t)place;
+}
+
+/* The next item of a run, behind this item's message. */
+static inline void *letter_next(const struct message *message)
+{
+    size_t size = message_room_size(message);
+    return (uint8_t *)(uintptr_t)message + ((size + 7) & ~(size_t)7);
 }
 
 /* A transaction's part in one shard. */

@@ -89,10 +89,16 @@ static inline void *letter_at(struct slice bytes)
 void peer_answer_init(struct peer *peer);
 void peer_answer_free(struct peer *peer);
 
-/* Room for a letter to that peer, as mail_write(); its last one, as mail_last(). */
+/* Room for a letter to that peer, as mail_write(); for an item of a run, as mail_add(); its last
+ * letter, as mail_last(). */
 static inline void *peer_write(struct peer *peer, enum letter kind, size_t size)
 {
     return mail_write(peer->place.worker->mailbox, peer->index, kind, size);
+}
+
+static inline void *peer_add(struct peer *peer, enum letter kind, size_t size)
+{
+    return mail_add(peer->place.worker->mailbox, peer->index, kind, size);
 }
 
 static inline void *peer_last(struct peer *peer, enum letter kind)

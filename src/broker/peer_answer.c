@@ -93,7 +93,7 @@ static int deliver(void *session, void *cookie, const struct delivery *delivery)
     struct peer *peer = session;
     const struct remote_consumer *consumer = cookie;
     struct letter_deliver *letter =
-        peer_write(peer, LETTER_DELIVER, sizeof *letter + delivery->message->bytes_size);
+        peer_add(peer, LETTER_DELIVER, sizeof *letter + delivery->message->bytes_size);
 
     letter->number = consumer->number;
     letter->queue = delivery->lease.queue->id;
@@ -336,10 +336,9 @@ static size_t find_queues(struct peer *peer, const uint64_t *ids, uint32_t count
     return found;
 }
 
-static void publish(struct peer *peer, struct slice bytes)
+static void publish_one(struct peer *peer, const struct letter_publish *letter,
+                        struct message *lent)
 {
-    const struct letter_publish *letter = letter_at(bytes);
-    struct message *lent = letter_message(letter->ids + letter->queues);
     struct publish publish; /* not zeroed as a whole: its failure is large and rarely used */
 
     publish.queues = find_queues(peer, letter->ids, letter->queues);
@@ -355,6 +354,18 @@ static void publish(struct peer *peer, struct slice bytes)
         log_debug(peer->place.worker->logger, "queue", "a message is lost: %s",
                   publish.failure.text);
     message_unref(publish.message);
+}
+
+static void publish(struct peer *peer, struct slice bytes)
+{
+    const uint8_t *end = bytes.data + bytes.size;
+
+    for (const void *at = bytes.data; (const uint8_t *)at < end;) {
+        const struct letter_publish *letter = at;
+        struct message *lent = letter_message(letter->ids + letter->queues);
+        at = letter_next(lent);
+        publish_one(peer, letter, lent);
+    }
 }
 
 static void settle(struct peer *peer, struct slice bytes)

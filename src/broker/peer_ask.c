@@ -132,8 +132,8 @@ uint64_t peer_publish(struct peer *peer, const struct message *message,
 {
     ASSERT(count <= PEER_QUEUES_MAX);
     struct letter_publish *letter =
-        peer_write(peer, LETTER_PUBLISH,
-                   sizeof *letter + count * sizeof *letter->ids + message_room_size(message));
+        peer_add(peer, LETTER_PUBLISH,
+                 sizeof *letter + count * sizeof *letter->ids + message_room_size(message));
 
     letter->ticket = wants_ticket ? ++peer->ticket_last : 0;
     letter->queues = (uint32_t)count;
@@ -397,9 +397,8 @@ static void charge(struct subscription *subscription, const struct message *mess
     consumer->credit_bytes -= (int64_t)message_footprint(message);
 }
 
-static void deliver_came(struct peer *peer, struct slice bytes)
+static void deliver_one(struct peer *peer, struct letter_deliver *letter)
 {
-    struct letter_deliver *letter = letter_at(bytes);
     struct subscription *subscription = subscription_by(peer, letter->number);
     struct message *lent = message_lent(&letter->message, &peer->place.worker->messages);
 
@@ -414,6 +413,17 @@ static void deliver_came(struct peer *peer, struct slice bytes)
                             OUTCOME_RETURN_UNSEEN);
     }
     message_lent_end(lent);
+}
+
+static void deliver_came(struct peer *peer, struct slice bytes)
+{
+    const uint8_t *end = bytes.data + bytes.size;
+
+    for (void *at = letter_at(bytes); (const uint8_t *)at < end;) {
+        struct letter_deliver *letter = at;
+        at = letter_next(&letter->message);
+        deliver_one(peer, letter);
+    }
 }
 
 /* What was held goes out, as far as the session takes it. */

@@ -46,9 +46,14 @@ struct letter {
 
 _Static_assert(sizeof(struct letter) == 8, "letters are aligned to 8");
 
+static inline size_t round_up(size_t size)
+{
+    return (size + 7) & ~(size_t)7;
+}
+
 static inline size_t letter_room(size_t size)
 {
-    return sizeof(struct letter) + ((size + 7) & ~(size_t)7);
+    return sizeof(struct letter) + round_up(size);
 }
 
 /* What is being written to one member. */
@@ -211,6 +216,22 @@ void *mail_write(struct mailbox *box, unsigned to, unsigned kind, size_t size)
     if (!out->last || out->last->capacity - out->last->used < room)
         return write_into_new_chunk(box, to, kind, size);
     return letter_begin(out, (uint32_t)room, kind, size)->bytes;
+}
+
+void *mail_add(struct mailbox *box, unsigned to, unsigned kind, size_t size)
+{
+    struct outbound *out = &box->out[to];
+    size_t room = round_up(size);
+
+    ASSERT(to < box->office->members && size <= MAIL_LETTER_MAX);
+    struct letter *letter = out->letter;
+    if (!letter || letter->kind != kind || letter->size + room > MAIL_RUN_MAX ||
+        out->last->capacity - out->last->used < room)
+        return mail_write(box, to, kind, room);
+    uint8_t *item = letter->bytes + letter->size;
+    letter->size += (uint32_t)room;
+    out->last->used += (uint32_t)room;
+    return item;
 }
 
 void *mail_last(struct mailbox *box, unsigned to, unsigned kind)

@@ -23,6 +23,7 @@
 
 #define MAIL_MEMBERS_MAX 256u
 #define MAIL_LETTER_MAX  (32u << 20) /* bytes of one letter; what is large goes as a buffer */
+#define MAIL_RUN_MAX     2048u       /* bytes of a run of several items */
 
 struct office;
 struct mailbox;
@@ -69,6 +70,11 @@ unsigned mailbox_members(const struct mailbox *box);
 /* Room for the bytes of a letter (not zeroed, aligned to 8), good until the next call for this box
  * or the end of the turn. Not to itself. */
 void *mail_write(struct mailbox *box, unsigned to, unsigned kind, size_t size);
+
+/* The same for an item of a *run*: a letter which is items one behind the other, each of them
+ * aligned to 8. Items of one kind that follow each other become one letter, as long as that is not
+ * above MAIL_RUN_MAX. */
+void *mail_add(struct mailbox *box, unsigned to, unsigned kind, size_t size);
 
 /* The last letter written to that member, while it is of that kind and has not gone off: for adding
  * to it. NULL otherwise. */

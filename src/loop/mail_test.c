@@ -18,7 +18,7 @@
 
 #define MEMBERS 4
 
-enum { NUMBERED = 1, BODY, LARGE, TOTAL };
+enum { NUMBERED = 1, RUN, BODY, LARGE, TOTAL };
 
 struct numbered {
     uint64_t number;
@@ -43,15 +43,34 @@ static size_t size_of_letter(uint64_t number)
     return sizeof(struct numbered) + number * 31 % 97;
 }
 
+static void fill_numbered(struct numbered *letter, uint64_t number)
+{
+    assert_int_equal((uintptr_t)letter % 8, 0);
+    letter->number = number;
+    memset(letter->filler, (int)(number & 0xff), size_of_letter(number) - sizeof *letter);
+}
+
 static void write_numbered(struct member *from, unsigned to)
 {
     uint64_t number = from->sent[to]++;
-    size_t size = size_of_letter(number);
-    struct numbered *letter = mail_write(from->box, to, NUMBERED, size);
 
-    assert_int_equal((uintptr_t)letter % 8, 0);
-    letter->number = number;
-    memset(letter->filler, (int)(number & 0xff), size - sizeof *letter);
+    fill_numbered(mail_write(from->box, to, NUMBERED, size_of_letter(number)), number);
+}
+
+static void add_numbered(struct member *from, unsigned to)
+{
+    uint64_t number = from->sent[to]++;
+
+    fill_numbered(mail_add(from->box, to, RUN, size_of_letter(number)), number);
+}
+
+/* Some are letters of their own, some are items of runs. */
+static void write_either(struct member *from, unsigned to)
+{
+    if (from->sent[to] % 13 < 5)
+        write_numbered(from, to);
+    else
+        add_numbered(from, to);
 }
 
 static void write_body(struct member *from, unsigned to, struct buffer *buffer)
@@ -73,6 +92,20 @@ static void check_numbered(const struct member *member, unsigned from, struct sl
         ASSERT(letter->filler[i] == (uint8_t)letter->number);
 }
 
+static void check_run(struct member *member, unsigned from, struct slice bytes)
+{
+    ASSERT(bytes.size > 0 && bytes.size <= MAIL_RUN_MAX);
+    while (bytes.size > 0) {
+        size_t size = size_of_letter(member->received[from]);
+        size_t room = (size + 7) & ~(size_t)7;
+        ASSERT(room <= bytes.size);
+        check_numbered(member, from, slice_of(bytes.data, size));
+        member->received[from]++;
+        bytes = slice_of(bytes.data + room, bytes.size - room);
+    }
+    member->received[from]--; /* the caller counts one */
+}
+
 static void on_received(void *context, unsigned from, unsigned kind, struct slice bytes)
 {
     struct member *member = context;
@@ -80,6 +113,8 @@ static void on_received(void *context, unsigned from, unsigned kind, struct slic
     ASSERT(member->open_from == (int)from);
     if (kind == NUMBERED)
         check_numbered(member, from, bytes);
+    if (kind == RUN)
+        check_run(member, from, bytes);
     if (kind == BODY)
         buffer_unref(*(struct buffer *const *)(const void *)bytes.data);
     if (kind == TOTAL)
@@ -231,6 +266,34 @@ static void a_turns_letters_make_one_parcel(void **state)
     town_close(&town);
 }
 
+static void items_of_a_kind_become_one_letter(void **state)
+{
+    struct town town;
+
+    (void)state;
+    town_open(&town, 1);
+    add_numbered(&town.members[0], 1);
+    add_numbered(&town.members[0], 1);
+    add_numbered(&town.members[0], 2); /* to somebody else: that does not part them */
+    add_numbered(&town.members[0], 1);
+    assert_null(mail_last(town.members[0].box, 1, NUMBERED));
+    assert_non_null(mail_last(town.members[0].box, 1, RUN));
+    write_numbered(&town.members[0], 1); /* this does */
+    add_numbered(&town.members[0], 1);
+    assert_true(simulated_run_idle(town.loop, 1000));
+    assert_int_equal(mailbox_statistics(town.members[0].box)->letters_sent, 4);
+    assert_int_equal(town.members[1].received[0], 5);
+    assert_int_equal(town.members[2].received[0], 1);
+    /* what has gone off is not added to, and none gets long */
+    for (int i = 0; i < 1000; i++)
+        add_numbered(&town.members[0], 1);
+    assert_true(simulated_run_idle(town.loop, 1000));
+    assert_int_equal(town.members[1].received[0], 1005);
+    uint64_t letters = mailbox_statistics(town.members[0].box)->letters_sent - 4;
+    assert_true(letters > 1000 * 24 / MAIL_RUN_MAX && letters < 100);
+    town_close(&town);
+}
+
 static void letters_of_every_size_arrive_whole(void **state)
 {
     static const size_t sizes[] = {0,    1,    7,    8,     4000,           4032,
@@ -339,7 +402,7 @@ static void write_some(struct town *town, unsigned count, struct buffer *body)
         if (from != to && i % 8 == 0)
             write_body(&town->members[from], to, body);
         else if (from != to)
-            write_numbered(&town->members[from], to);
+            write_either(&town->members[from], to);
     }
 }
 
@@ -548,7 +611,7 @@ static void worker_write(struct task *task)
             if (member->sent[to] % BODY_EVERY == 0)
                 write_body(member, to, worker->body);
             else
-                write_numbered(member, to);
+                write_either(member, to);
         }
         is_more |=
             member->sent[to] < LETTERS && member->sent[to] - worker->answered[to] < AHEAD_MAX;
@@ -565,8 +628,9 @@ static void worker_received(void *context, unsigned from, unsigned kind, struct 
     if (kind == TOTAL) {
         worker->answered[from] += *(const uint64_t *)(const void *)bytes.data;
     } else {
+        uint64_t before = worker->member.received[from];
         on_received(&worker->member, from, kind, bytes);
-        worker->to_answer[from]++;
+        worker->to_answer[from] += worker->member.received[from] - before;
     }
     loop_defer(worker->loop, &worker->write, LOOP_DISPATCH);
 }
@@ -657,6 +721,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_turns_letters_make_one_parcel),
+        cmocka_unit_test(items_of_a_kind_become_one_letter),
         cmocka_unit_test(letters_of_every_size_arrive_whole),
         cmocka_unit_test(the_last_letter_may_be_added_to),
         cmocka_unit_test(a_parcel_waits_until_its_stamp_is_accepted),
