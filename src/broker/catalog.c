@@ -377,6 +377,12 @@ void catalog_walk_end(struct catalog_walk *walk)
     list_remove(&walk->link);
 }
 
+void catalog_walks_abandon(struct catalog *catalog)
+{
+    while (list_take_first(&catalog->walks))
+        ;
+}
+
 /* ---- the end ---- */
 
 static void vhost_free(struct vhost *vhost)

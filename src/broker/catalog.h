@@ -226,6 +226,9 @@ struct catalog_queue *catalog_walk_next(const struct catalog *catalog, struct ca
 /* Each walk is ended, before the catalog is freed. */
 void catalog_walk_end(struct catalog_walk *walk);
 
+/* A simulated process has crashed: those who walk are freed without a word. */
+void catalog_walks_abandon(struct catalog *catalog);
+
 static inline void catalog_queue_ref(struct catalog_queue *queue)
 {
     queue->references++;

@@ -428,6 +428,7 @@ void worker_abandon(struct worker *worker)
 {
     struct list *link;
 
+    catalog_walks_abandon(&worker->catalog);
     requests_abandon(&worker->jobs);
     requests_abandon(&worker->completions);
     requests_abandon(&worker->catalog_settled.requests);
