@@ -117,6 +117,7 @@ static void check_queue_quiet(const struct catalog_queue *queue)
     ASSERT(hosted->queue.consumers == 0 && !hosted->queue.getters_wait);
     ASSERT(list_empty(&hosted->subscriptions));
     ASSERT(!hosted->exclusive_consumer);
+    ASSERT(hosted->returning == 0 || queue->move);
 }
 
 /* Nobody holds memory but queues, and transactions that are in doubt. */
