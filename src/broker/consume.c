@@ -176,6 +176,7 @@ void subscription_return_here(struct hosted *hosted, struct subscription *subscr
 {
     ASSERT(hosted->returning > 0);
     hosted->returning--;
+    hosted_used(hosted);
     if (subscription->exclusive || hosted->returning == 0)
         hosted->returning_exclusive = false;
     attach(hosted, subscription);

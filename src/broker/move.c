@@ -491,6 +491,7 @@ void move_consumers_gone(struct worker *worker, uint64_t id, uint32_t count)
     }
     ASSERT(queue->hosted->returning >= count);
     queue->hosted->returning -= count;
+    hosted_used(queue->hosted); /* as when a consumer leaves */
     if (queue->hosted->returning == 0)
         queue->hosted->returning_exclusive = false;
     hosted_check_unused(queue->hosted);
