@@ -5,19 +5,23 @@
  * the *target*. All workers go through the same, by events of the catalog (MOVING, then MOVED or
  * STAYS):
  *
- *   MOVING   What is published to the queue waits on the publisher's worker, in order; so do
- * requests that concern it. Each worker writes QUIET to the home: behind it, in its mail, comes
- *            nothing for the queue but settlements.
- *   leaving  When all are quiet the home has the queue for itself. Consumers become *adrift*: their
- *            own workers keep them. Then it tells the target all messages, in the order of their
- *            sequence, leased ones, too. What is settled or returned meanwhile is done here and,
- *            where the message has been told already, is told, too.
- *   arriving The target makes the queue of what it is told, in its own log, with the same
- * sequences: leases are pairs of queue and sequence, and stay good. At the end it writes the
- * queue's state and waits until that is durable. flip     Then MOVED goes into the catalog's log,
- * and when it is durable to everybody: home and place of the queue change, what has waited goes on,
- * consumers subscribe again, and the old home discards what it has. STAYS    instead, when anything
- * failed or took too long: all goes on as it was, the target discards.
+ * MOVING: what is published to the queue waits on the publisher's worker, in order; so do requests
+ * that concern it. Each worker writes QUIET to the home: behind it, in its mail, comes nothing for
+ * the queue but settlements.
+ *
+ * Leaving: when all are quiet the home has the queue for itself. Consumers become *adrift*: their
+ * own workers keep them. Then it tells the target all messages, in the order of their sequence,
+ * leased ones, too. What is settled or returned meanwhile is done here and, where the message has
+ * been told already, is told, too.
+ *
+ * Arriving: the target makes the queue of what it is told, in its own log, with the same sequences:
+ * leases are pairs of queue and sequence, and stay good. At the end it writes the queue's state and
+ * waits until that is durable.
+ *
+ * MOVED then goes into the catalog's log, and when it is durable to everybody: home and place of
+ * the queue change, what has waited goes on, consumers subscribe again, and the old home discards
+ * what it has. STAYS instead, when anything failed or took too long: all goes on as it was, and the
+ * target discards.
  *
  * A crash before MOVED is durable leaves the queue at its home, after it at the target: records of
  * a queue in a shard that is not its home are released by recovery.
