@@ -228,6 +228,9 @@ int main(int argc, char **argv)
     conf_fini(&program.conf);
     if (go_on && code == 0) {
         signal(SIGPIPE, SIG_IGN);
+        /* no fast bins: millions of freed messages in them are put together all at once, in a turn
+         * of 200 ms, when something large is allocated next */
+        mallopt(M_MXFAST, 0);
         mallopt(M_MMAP_THRESHOLD, 4 << 20);  /* what a password check needs goes back at once */
         mallopt(M_TRIM_THRESHOLD, 16 << 20); /* the heap of messages shrinks, but not each time */
         raise_descriptor_limit(&program.logger);
