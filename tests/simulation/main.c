@@ -1,7 +1,7 @@
 /*
- * The broker behind broker.h, whole, in virtual time, by seed: several workers with mail between
- * them, a disk for each shard, clients on all of them, lives that end in a crash or a clean stop,
- * and a model that knows what each answer promised. world.h says what is where.
+ * The broker, whole, in virtual time, by seed: several workers with mail between them, a disk for
+ * each shard, clients on all of them, by broker.h and over byte streams, lives that end in a crash
+ * or a clean stop, and a model that knows what each answer promised. world.h says what is where.
  *
  *   simulate [--seed FIRST] [--count N] [--jobs N] [--go-on] [--verbose] [--fault forget-syncs]
  *
