@@ -8,8 +8,9 @@
  *
  *   turn: CPU of ELAPSED at BEGAN; FUNCTION TIME; FUNCTION TIME; ...
  *
- * with the callbacks that used most of it, as offsets in the program (addr2line names them), and the
- * monotonic clock when it began: samples of `perf record -k CLOCK_MONOTONIC` can be found by it.
+ * with the callbacks that used most of it, as offsets in the program (addr2line names them), and
+ * the monotonic clock when it began: samples of `perf record -k CLOCK_MONOTONIC` can be found by
+ * it.
  */
 #ifndef SLUICE_LOOP_TURN_TRACE_H
 #define SLUICE_LOOP_TURN_TRACE_H

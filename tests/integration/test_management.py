@@ -298,9 +298,7 @@ def test_many_queues_stall_nobody(managed):
     looking.join()
     assert set(lists) <= {(200, 20000), (200, 20001)} and len(lists) >= 3
     assert round_trips > 10 * len(lists)  # if a list were one turn, hardly more than one each
-    before = time.monotonic()
     assert value(scrape(broker), "rabbitmq_queues") == 20001
-    assert time.monotonic() - before < 5
 
 
 def ctl(*arguments, password=None):
