@@ -90,8 +90,10 @@ bool channel_ask(struct remote *r, struct remote_channel *ch, const struct metho
     await.settled = ch->settled_sent;
     await.published = ch->sequence;
     ch->awaits[ch->await_count++] = await;
-    if (await.may_fail)
+    if (await.may_fail) {
+        channel_unsee(r, ch);
         into_doubt(r, ch);
+    }
     remote_send(r, ch->number, method);
     return true;
 }
