@@ -28,9 +28,11 @@ GUEST = "Basic " + base64.b64encode(b"guest:guest").decode()
 
 @pytest.fixture
 def managed(own_broker):
-    """A function that starts a broker with both services, on ports of their own."""
+    """A function that starts a broker with both services, on ports of their own; with four workers,
+    whatever the others have, since what is told is gathered from all."""
     def start(**settings):
-        ports = {"management.tcp.port": brokers.free_port(), "management.tcp.ip": "127.0.0.1",
+        ports = {"workers": "4",
+                 "management.tcp.port": brokers.free_port(), "management.tcp.ip": "127.0.0.1",
                  "prometheus.tcp.port": brokers.free_port(), "prometheus.tcp.ip": "127.0.0.1"}
         broker = own_broker(settings={**ports, **settings})
         broker.management = ports["management.tcp.port"]
@@ -234,6 +236,25 @@ def test_operators_are_no_connections(managed):
     assert value(scrape(broker), "rabbitmq_connections") == 2
     for connection in opened:
         connection.close()
+
+
+def test_one_worker(managed):
+    broker = managed(workers="1")
+    connection = pika_connection(broker.port)
+    channel = connection.channel()
+    for i in range(3):
+        channel.queue_declare(f"q{i}", durable=True)
+        channel.basic_publish("", f"q{i}", b"m")
+    queues = ask(broker, "queues")[1]
+    assert [(q["name"], q["messages"], q["worker"], q["shard"]) for q in queues] == \
+        [(f"q{i}", 1, 0, 1) for i in range(3)]
+    text = scrape(broker)
+    assert value(text, 'sluice_messages_published_total{worker="0"}') == 3
+    assert value(text, "rabbitmq_queue_messages_ready") == 3
+    moved = ctl("queue", "move", "q0", "2", "--port", str(broker.management))
+    assert moved.returncode == 1 and "2" in moved.stderr
+    assert ctl("rebalance", "--port", str(broker.management)).returncode == 0
+    connection.close()
 
 
 def test_metrics(managed):
