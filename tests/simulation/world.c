@@ -138,7 +138,7 @@ static void make_loops(struct world *w)
     w->outside = loop_new_simulated_beside(w->members[0].loop);
     struct simulated_options *options = simulated_options(w->outside);
     options->pause_ppm = 0;
-    options->pipe_size = dice(w, 2) ? 65536 : 1000 << dice(w, 5);
+    options->pipe_size = dice(w, 2) ? 65536 : (size_t)1000 << dice(w, 5);
 }
 
 /* Each worker has a port of its own, so that remotes know to whom they speak. */
