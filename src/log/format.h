@@ -318,7 +318,7 @@ bool index_entry_decode(struct index_coder *coder, struct reader *reader, uint64
 struct index_mark {
     uint8_t type;      /* of the record */
     uint8_t flags;     /* of a state: STATE_FIRST, STATE_MORE */
-    uint64_t position; /* of STATE_DROPPED, which is not addressable: its order */
+    uint64_t position; /* of STATE_DROPPED, which is not addressable: that of what comes next */
     uint64_t number;   /* the queue of a state, the snapshot of its begin, item or end */
 };
 

@@ -615,7 +615,12 @@ static void write_machine(struct simulation *s, unsigned m)
 
     store_le32(bytes, machine->changes);
     store_le32(bytes + 4, machine->promised);
+    bool in_group = !any(s, 4) && log_group_begin(s->log, 256) == 0;
+    if (in_group) /* it was dropped before, and nothing tears the two apart */
+        log_drop_state(s->log, QUEUES + 1 + m);
     log_append_state(s->log, QUEUES + 1 + m, slice_of(bytes, sizeof bytes), false);
+    if (in_group)
+        log_group_end(s->log);
     machine->is_dirty = false;
 }
 

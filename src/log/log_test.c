@@ -525,6 +525,13 @@ static void catalog_and_states(void **state)
 
     open_log(f);
     assert_string_equal(f->states, "1:old 2:two ");
+    log_drop_state(f->log, 1); /* it leaves, and comes back */
+    log_append_state(f->log, 1, slice_text("new"), false);
+    wait_durable(f);
+    crash_log(f);
+
+    open_log(f);
+    assert_string_equal(f->states, "2:two 1:new ");
     log_snapshot_begin(f->log);
     log_snapshot_item(f->log, slice_text("A"));
     assert_int_equal(log_append_catalog(f->log, slice_text("c")), 0);

@@ -381,13 +381,14 @@ static void judge_bad(struct recovery *r)
             log->segments[i]->info.flags |= SEGMENT_QUARANTINED;
 }
 
+/* What is not addressable stands before the record whose position it has as its order. */
 static int compare_marks(const void *a, const void *b)
 {
     const struct index_mark *x = a, *y = b;
 
     if (x->position != y->position)
         return x->position < y->position ? -1 : 1;
-    return x->type < y->type ? -1 : x->type > y->type;
+    return record_is_addressable(x->type) - record_is_addressable(y->type);
 }
 
 /* In order, each once, and only of blocks that count. */
