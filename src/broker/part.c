@@ -187,13 +187,30 @@ static int group_begin(struct log *log, size_t bytes, struct failure *failure)
 
 /* ---- ending: what is held goes one of its two ways ---- */
 
+/* The queue has been deleted meanwhile. A crash may undo that, but not a part of the transaction.
+ */
+static void end_in_deleted(const struct item *item, bool commit)
+{
+    const struct queue *queue = &item->hosted->queue;
+    bool is_publish = item->what.kind == ITEM_PUBLISH;
+    bool is_settled = is_publish ? !commit : commit && item->what.kind <= ITEM_REJECT;
+    enum settle_reason why = is_publish                       ? SETTLE_DROPPED
+                             : item->what.kind == ITEM_ACCEPT ? SETTLE_ACCEPTED
+                                                              : SETTLE_REJECTED;
+
+    if (is_settled && item->is_logged)
+        log_settle(queue->log, queue->id, item->what.first, item->what.first, why);
+}
+
 static void end_one(const struct item *item, bool commit)
 {
     struct queue *queue = &item->hosted->queue;
     uint64_t sequence = item->what.first;
     bool is_publish = item->what.kind == ITEM_PUBLISH;
 
-    if (commit && is_publish)
+    if (queue->closed)
+        end_in_deleted(item, commit);
+    else if (commit && is_publish)
         queue_return(queue, sequence, false, false);
     else if (commit)
         settle_here(queue, sequence, (enum outcome)(item->what.kind - ITEM_ACCEPT));
