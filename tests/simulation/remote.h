@@ -93,6 +93,7 @@ struct await {
     bool may_fail;            /* its channel is closed then */
     bool sent_blocked;
     unsigned blocks; /* how often the remote had been blocked */
+    uint64_t alarms; /* that had ended; UINT64_MAX: one was on */
     uint64_t settled, published;
     uint32_t transaction;
 };
