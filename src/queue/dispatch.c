@@ -28,7 +28,7 @@ static void mark_write(struct queue *queue, uint64_t sequence)
 
 bool queue_mark_allows(struct queue *queue, uint64_t sequence)
 {
-    if (!queue->log || log_is_failed(queue->log) ||
+    if (!queue->log || queue->host->has_failed ||
         !page_get(queue, page_number(sequence))->positions[sequence % QUEUE_PAGE])
         return true;
     if (sequence < queue->mark_durable) {
@@ -61,6 +61,7 @@ void queue_host_durable(struct queue_host *host, uint64_t block)
 
 void queue_host_failed(struct queue_host *host)
 {
+    host->has_failed = true;
     queue_host_durable(host, UINT64_MAX);
 }
 
@@ -191,6 +192,7 @@ void queue_host_init(struct queue_host *host)
     list_init(&host->awaiting_mark);
     list_init(&host->dirty);
     host->quarantined = 0;
+    host->has_failed = false;
 }
 
 void queue_host_fini(struct queue_host *host)

@@ -93,6 +93,7 @@ struct queue_host {
     struct list awaiting_mark; /* queues whose next delivery waits for a durable mark */
     struct list dirty;         /* queues that have changed since their last state record */
     uint64_t quarantined;      /* messages that could not be read back, so far */
+    bool has_failed;           /* queue_host_failed() */
 };
 
 void queue_host_init(struct queue_host *host);
