@@ -279,11 +279,12 @@ def test_no_descriptors_left(own_broker):
 
 
 def test_full_disk(own_broker, tmp_path):
-    """On a file system of a few MiB: publishers are held back or refused, consumers drain it."""
+    """On a small file system, though one with room for the segments that the idle shards of four
+    workers have ready: publishers are held back or refused, consumers drain it."""
     mount = tmp_path / "small"
     mount.mkdir()
     if os.geteuid() != 0 or subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(mount)],
+            ["mount", "-t", "tmpfs", "-o", "size=128m", "tmpfs", str(mount)],
             stderr=subprocess.DEVNULL).returncode != 0:
         pytest.skip("a small file system cannot be mounted here")
     try:
@@ -294,7 +295,7 @@ def test_full_disk(own_broker, tmp_path):
         connection.call(1, "confirm.select")
         accepted, told = 0, False
         try:
-            for i in range(1000):
+            for i in range(2000):
                 connection.publish(1, routing_key="q", body=os.urandom(100_000), delivery_mode=2)
                 message = connection.next("basic.ack", "basic.nack", "connection.blocked")
                 accepted += message.name == "basic.ack"
