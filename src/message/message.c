@@ -1,10 +1,11 @@
 #include "message/message.h"
 
 #include "base/memory.h"
+#include "message/amqp091_dead_letter.h"
 #include "message/amqp091_properties.h"
 
 #define CONTENT_VERSION 1u
-#define FLAGS_KNOWN     MESSAGE_PERSISTENT
+#define FLAGS_KNOWN     (MESSAGE_PERSISTENT | MESSAGE_DEAD_LETTER)
 
 _Static_assert(sizeof(struct message) == 56, "it is paid for each message in memory");
 _Static_assert(6 + 4 * VARINT_SIZE_MAX <= 64, "see MESSAGE_HEAD_MAX");
@@ -13,7 +14,7 @@ _Static_assert(6 + 4 * VARINT_SIZE_MAX <= 64, "see MESSAGE_HEAD_MAX");
 
 static uint8_t *append(uint8_t *to, struct slice s)
 {
-    if (s.size)
+    if (s.data)
         memcpy(to, s.data, s.size);
     return to + s.size;
 }
@@ -114,6 +115,12 @@ uint8_t *message_body_to_fill(struct message *m)
     return m->bytes + m->exchange_size + m->key_size + m->properties_size;
 }
 
+uint8_t *message_properties_to_fill(struct message *m)
+{
+    ASSERT(m->references == 1);
+    return m->bytes + m->exchange_size + m->key_size;
+}
+
 void message_free(struct message *m)
 {
     struct account *account = m->account;
@@ -207,7 +214,8 @@ static bool amqp091_header(const struct message *m, struct slice name, struct fi
 }
 
 static const struct message_format_functions formats[FORMATS] = {
-    [FORMAT_AMQP091] = {"amqp091", amqp091_header, amqp091_headers},
+    [FORMAT_AMQP091] = {"amqp091", amqp091_header, amqp091_headers, amqp091_dead_letter,
+                        amqp091_goes_in_circle},
 };
 
 const struct message_format_functions *message_format(const struct message *m)

@@ -29,7 +29,8 @@
 enum message_format { FORMAT_AMQP091 = 1, FORMATS };
 
 enum message_flag {
-    MESSAGE_PERSISTENT = 1, /* wants to survive a restart, where the queue does */
+    MESSAGE_PERSISTENT = 1,  /* wants to survive a restart, where the queue does */
+    MESSAGE_DEAD_LETTER = 2, /* made by dead_letter(): the history in its properties is ours */
 };
 
 struct message {
@@ -52,6 +53,7 @@ struct message {
 
 struct message_parts {
     uint8_t format, flags, priority; /* enum message_format, enum message_flag */
+    /* With data NULL and a size, room is left for message_properties_to_fill(). */
     struct slice exchange, key, properties;
     /* Copied when it fits inline, or when body_buffer is NULL. With data NULL and a size that fits
      * inline, room is left for message_body_to_fill(). */
@@ -66,9 +68,10 @@ struct message_parts {
  * up to UINT32_MAX. */
 struct message *message_new(struct account *account, const struct message_parts *parts) MUST_CHECK;
 
-/* A message whose inline body (at most MESSAGE_INLINE_MAX) the caller fills in before anybody else
- * sees it. */
+/* A message whose inline body (at most MESSAGE_INLINE_MAX), or whose properties, the caller fills
+ * in before anybody else sees it. */
 uint8_t *message_body_to_fill(struct message *message);
+uint8_t *message_properties_to_fill(struct message *message);
 
 /* Of a lent message: the same with one reference. NULL: no memory. */
 struct message *message_copy(const struct message *lent) MUST_CHECK;
@@ -189,12 +192,31 @@ int message_decode(struct account *account, struct slice content,
 
 /* ---- formats ---- */
 
+/* What became of a message in a queue. */
+struct death {
+    struct slice queue;    /* its name */
+    const char *reason;    /* "rejected", "expired", "maxlen", "delivery_limit" */
+    uint64_t at_ms;        /* wall clock */
+    struct slice exchange; /* where the new message is published */
+    struct slice key;      /* with which key; data NULL: with the one it has */
+};
+
 struct message_format_functions {
     const char *name;
     /* The header of that name, in the words of fields.h; false where there is none. */
     bool (*header)(const struct message *message, struct slice name, struct field *field);
     /* All headers as a table (fields.h), borrowed from the message; empty where there are none. */
     struct slice (*headers)(const struct message *message);
+    /* A new message of one that died: the same body (shared, not copied, where it is a buffer of
+     * its own), the death at the head of its history, one reference. It expires no more (the time
+     * to live that it had goes from its properties into the history), and was published when the
+     * other died. NULL: no memory, or too large. Names and keys: up to MESSAGE_ADDRESS_MAX. */
+    struct message *(*dead_letter)(struct account *account, const struct message *message,
+                                   const struct death *death);
+    /* Would this dead letter, put into that queue, go in a circle without anybody having rejected
+     * it meanwhile? That is: it died there before, and no death since then, that one and the newest
+     * included, was by rejection. False for a message that never died. */
+    bool (*goes_in_circle)(const struct message *message, struct slice queue);
 };
 
 const struct message_format_functions *message_format(const struct message *message);
