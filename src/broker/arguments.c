@@ -187,6 +187,10 @@ static int check_overflow(const struct checking *checking, const struct field *f
     static const char *const words[] = {"drop-head", "reject-publish", "reject-publish-dlx"};
     bool is_quorum = checking->settings.queue->type == QUEUE_QUORUM;
 
+    for (unsigned i = 0; i < COUNT(words) && field->type == 'S'; i++) {
+        if (slice_is(field->value.bytes, words[i]))
+            checking->settings.queue->overflow = i;
+    }
     return check_one_of(checking, field, words, is_quorum ? 2 : 3, "invalid_overflow");
 }
 

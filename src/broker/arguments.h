@@ -23,11 +23,16 @@ const char *queue_type_name(enum queue_type type);
  * are looked up in the arguments. */
 struct queue_settings {
     enum queue_type type;
-    uint64_t expires_ms;         /* x-expires; 0: never */
-    int64_t message_ttl_ms;      /* -1: none */
-    int64_t length_max;          /* x-max-length; -1: none */
-    int64_t length_bytes_max;    /* x-max-length-bytes; -1: none */
-    int64_t delivery_limit;      /* -1: none */
+    uint64_t expires_ms;      /* x-expires; 0: never */
+    int64_t message_ttl_ms;   /* -1: none */
+    int64_t length_max;       /* x-max-length; -1: none */
+    int64_t length_bytes_max; /* x-max-length-bytes; -1: none */
+    int64_t delivery_limit;   /* -1: none, which is a quorum queue's own choice only */
+    enum {
+        OVERFLOW_WORD_DROP_HEAD,
+        OVERFLOW_WORD_REJECT_PUBLISH,
+        OVERFLOW_WORD_REJECT_PUBLISH_DLX,
+    } overflow;                  /* x-overflow */
     int64_t consumer_timeout_ms; /* -1: the node's */
     uint8_t priority_max;        /* x-max-priority; 0: no priorities */
     bool single_active_consumer;

@@ -341,6 +341,9 @@ struct publish {
     struct publisher *publisher; /* NULL: nobody wants to know */
     size_t queues;               /* out: how many took it; 0: nobody would */
     struct failure failure;      /* out */
+
+    /* The broker's own: not to this queue, wherever the routes lead. NULL: to all. */
+    bool (*may_go_to)(const struct publish *publish, const struct catalog_queue *queue);
 };
 
 /* Routes and enqueues now; never pending. 0 or the failure's code: E_NOT_FOUND (exchange),
@@ -395,6 +398,7 @@ enum outcome {
     OUTCOME_RETURN_COUNTED, /* the same, and it counts against the delivery limit */
     OUTCOME_RETURN_UNSEEN,  /* the same, but the session knows nobody saw it: the mark stays as it
                                was */
+    OUTCOME_BURIED,         /* the broker's own: it had died, and is a dead letter elsewhere */
 };
 
 /* Takes the leases. Sliced by the session: at most SETTLE_SLICE in one call. */

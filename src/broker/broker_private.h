@@ -65,6 +65,12 @@ struct worker {
         uint64_t bytes;     /* held */
     } onward;
 
+    struct list undertakers; /* of virtual hosts, for dead letters: bury.c */
+    struct list burying;     /* queues that have dead messages */
+    struct list burials;
+    uint32_t burial_count;
+    struct task bury;
+
     struct list transactions; /* of clients here, over several shards */
     uint32_t collecting;      /* of those, how many look at their queues */
     uint64_t transaction_last;
@@ -129,7 +135,8 @@ struct client {
     uint32_t outstanding;       /* requests */
     struct login *login;        /* that is not decided yet; client.c */
     bool closed;
-    bool is_proxy; /* of another worker, see peer.h */
+    bool is_proxy;    /* of another worker, see peer.h */
+    bool is_internal; /* the broker itself, which may publish everywhere */
     struct route_cache *routes;
 };
 
@@ -214,6 +221,10 @@ void logins_free(struct worker *worker);
 struct client *client_new_proxy(struct worker *worker, const struct client_events *events,
                                 void *session);
 
+/* The same, in that virtual host, for what the broker does itself. */
+struct client *client_new_internal(struct worker *worker, const struct client_events *events,
+                                   void *session, struct vhost *vhost);
+
 /* NULL: it has closed. */
 struct client *worker_client(const struct worker *worker, uint64_t id);
 
@@ -261,6 +272,10 @@ int client_route(struct client *client, const struct publish *publish,
 
 /* E_FULL or E_FAILED in words. */
 int storage_failure(int result, struct failure *failure);
+
+/* Of these queues of the shard those that take what is published, in an array that is the given one
+ * or good until the next call. */
+size_t shard_takers(struct shard *shard, struct catalog_queue ***queues, size_t count);
 
 /* The message is for these queues of this shard: logs it for those that keep it, and gives it to
  * all. *logged: somebody keeps it. */
@@ -321,6 +336,21 @@ void subscription_return_here(struct hosted *hosted, struct subscription *subscr
 /* The request's `slice` is called in each turn from now on. */
 void request_work(struct request *request);
 void subscription_abandon(struct subscription *subscription);
+
+/* ---- dead letters (bury.c) ---- */
+
+void burials_new(struct worker *worker);
+
+/* What has died in the queue is published, when it is not on its way. */
+void hosted_bury(struct hosted *hosted);
+void bury_again(struct timer *timer);
+
+/* None is under way, so that the worker may stop. */
+bool burials_are_over(const struct worker *worker);
+
+/* First the clients, then, after the logs are freed, which may be reading for it, the rest. */
+void burials_abandon(struct worker *worker);
+void burials_free(struct worker *worker);
 
 /* ---- transactions (transact.c; more in part.h) ---- */
 

@@ -178,6 +178,17 @@ struct client *client_new_proxy(struct worker *worker, const struct client_event
     return client;
 }
 
+struct client *client_new_internal(struct worker *worker, const struct client_events *events,
+                                   void *session, struct vhost *vhost)
+{
+    struct client *client = client_new_proxy(worker, events, session);
+
+    client->is_proxy = false;
+    client->is_internal = true;
+    client->vhost = vhost;
+    return client;
+}
+
 void client_close(struct client *client)
 {
     struct list *link;
@@ -426,6 +437,8 @@ int client_may(struct client *client, enum access access, const char *kind, stru
     static const char *const words[] = {"configure", "write", "read"};
     const struct catalog *catalog = &client->worker->catalog;
 
+    if (client->is_internal)
+        return 0;
     if (!client->permission || client->permission_version != catalog->people_version) {
         client->permission = catalog_permission(catalog, slice_text(client->user), client->vhost);
         client->permission_version = catalog->people_version;

@@ -431,7 +431,13 @@ void getters_look_again(struct hosted *hosted)
     hosted->queue.getters_wait = false;
 }
 
-const struct queue_events worker_queue_events = {.deliver = deliver, .get = get};
+static void died(void *context, struct queue *queue)
+{
+    (void)context;
+    hosted_bury(hosted_of(queue));
+}
+
+const struct queue_events worker_queue_events = {.deliver = deliver, .get = get, .died = died};
 
 /* ---- settling ---- */
 
@@ -452,6 +458,9 @@ void settle_here(struct queue *queue, uint64_t sequence, enum outcome outcome)
         break;
     case OUTCOME_RETURN_UNSEEN:
         queue_return(queue, sequence, false, false);
+        break;
+    case OUTCOME_BURIED:
+        queue_settle(queue, sequence, SETTLE_BURIED);
         break;
     }
 }

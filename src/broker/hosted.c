@@ -115,6 +115,56 @@ void hosted_check_unused(struct hosted *hosted)
         worker_delete_queue(hosted->shard->place.worker, named);
 }
 
+/* ---- what it does by itself ---- */
+
+#define QUORUM_DELIVERY_LIMIT 20u
+
+static uint64_t or_any(int64_t limit)
+{
+    return limit < 0 ? UINT64_MAX : (uint64_t)limit;
+}
+
+static uint32_t returns_max(const struct catalog_queue *named)
+{
+    int64_t limit = named->settings.delivery_limit;
+    int64_t given;
+
+    if (named->settings.type != QUEUE_QUORUM || limit > UINT32_MAX)
+        return UINT32_MAX;
+    if (!fields_integer(slice_of(named->arguments, named->arguments_size), "x-delivery-limit",
+                        &given))
+        return QUORUM_DELIVERY_LIMIT;
+    return limit < 0 ? UINT32_MAX : (uint32_t)limit;
+}
+
+static void set_rules(struct hosted *hosted)
+{
+    static const enum queue_overflow overflows[] = {
+        [OVERFLOW_WORD_DROP_HEAD] = OVERFLOW_DROP_OLDEST,
+        [OVERFLOW_WORD_REJECT_PUBLISH] = OVERFLOW_REFUSE,
+        [OVERFLOW_WORD_REJECT_PUBLISH_DLX] = OVERFLOW_REFUSE_AND_BURY,
+    };
+    const struct queue_settings *settings = &hosted->named->settings;
+    struct queue_rules rules = {
+        .length_max = or_any(settings->length_max),
+        .bytes_max = or_any(settings->length_bytes_max),
+        .lives_ms = or_any(settings->message_ttl_ms),
+        .returns_max = returns_max(hosted->named),
+        .overflow = overflows[settings->overflow],
+        .buries = settings->has_dead_letter_exchange,
+    };
+
+    if (settings->type != QUEUE_STREAM)
+        queue_set_rules(&hosted->queue, &rules);
+}
+
+static void end_timers(struct hosted *hosted)
+{
+    timer_stop(&hosted->expiry);
+    timer_stop(&hosted->bury_again);
+    list_remove(&hosted->bury_link);
+}
+
 /* ---- the life of a hosted queue ---- */
 
 struct hosted *hosted_new_apart(struct shard *shard, struct catalog_queue *named)
@@ -129,6 +179,9 @@ struct hosted *hosted_new_apart(struct shard *shard, struct catalog_queue *named
     list_init(&hosted->getters);
     list_init(&hosted->discard_link);
     timer_init(&hosted->expiry, shard->place.worker->loop, expired);
+    list_init(&hosted->bury_link);
+    timer_init(&hosted->bury_again, shard->place.worker->loop, bury_again);
+    set_rules(hosted);
     catalog_queue_ref(named);
     return hosted;
 }
@@ -165,7 +218,7 @@ void hosted_drop(struct hosted *hosted)
         subscription_end(CONTAINER_OF(link, struct subscription, queue_link));
     getters_fail(hosted);
     queue_close(&hosted->queue);
-    timer_stop(&hosted->expiry);
+    end_timers(hosted);
     hosted->dropped_version = worker->catalog.events;
     list_append(&hosted->shard->dropped, &hosted->discard_link);
     loop_defer(worker->loop, &worker->work, LOOP_DISPATCH);
@@ -177,7 +230,7 @@ void hosted_leave(struct hosted *hosted)
 
     ASSERT(list_empty(&hosted->subscriptions) && list_empty(&hosted->getters));
     queue_close_moved(&hosted->queue);
-    timer_stop(&hosted->expiry);
+    end_timers(hosted);
     list_append(&hosted->shard->discards, &hosted->discard_link);
     loop_defer(worker->loop, &worker->work, LOOP_DISPATCH);
 }
@@ -192,7 +245,7 @@ void hosted_settled(struct worker *worker)
 
 void hosted_abandon(struct hosted *hosted)
 {
-    timer_stop(&hosted->expiry);
+    end_timers(hosted);
     list_remove(&hosted->discard_link);
     queue_abandon(&hosted->queue);
     hosted_free(hosted);

@@ -50,8 +50,9 @@ enum item_kind {
     ITEM_RETURN,
     ITEM_RETURN_COUNTED,
     ITEM_RETURN_UNSEEN,
+    ITEM_BURIED,
 };
-#define ITEM_KIND_LAST ITEM_RETURN_UNSEEN
+#define ITEM_KIND_LAST ITEM_BURIED
 
 /* Sequences of a queue that stand next to each other. */
 struct ledger_item {

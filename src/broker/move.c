@@ -267,6 +267,10 @@ static void over(struct move *move)
 
     queue->move = NULL;
     queue->place = queue->home;
+    if (queue->hosted && !queue->hosted->queue.closed) {
+        queue_rest(&queue->hosted->queue, false);
+        hosted_bury(queue->hosted);
+    }
     line_advance(&move->over, 1);
     move_answer(move);
     move->is_ending = true;

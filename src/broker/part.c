@@ -104,7 +104,7 @@ void part_add_item(struct part *part, struct hosted *hosted, uint64_t sequence, 
     queue_ref(&hosted->queue);
 }
 
-_Static_assert((int)ITEM_RETURN_UNSEEN - (int)ITEM_ACCEPT == (int)OUTCOME_RETURN_UNSEEN,
+_Static_assert((int)ITEM_BURIED - (int)ITEM_ACCEPT == (int)OUTCOME_BURIED,
                "kinds of items follow outcomes");
 
 void part_settle(struct part *part, struct hosted *hosted, uint64_t sequence, enum outcome outcome)
@@ -116,8 +116,8 @@ void part_settle(struct part *part, struct hosted *hosted, uint64_t sequence, en
 
 /* ---- into log and queues ---- */
 
-/* The queues that are still there, in an array that the caller frees; and a word on what the log
- * needs for it. */
+/* The queues that are still there and take it, in an array that the caller frees; and a word on
+ * what the log needs for it. */
 static struct catalog_queue **still_there(struct part *part, const struct part_publish *publish,
                                           size_t *count, bool *is_logged)
 {
@@ -127,7 +127,7 @@ static struct catalog_queue **still_there(struct part *part, const struct part_p
     *is_logged = false;
     for (size_t i = 0; i < publish->count; i++) {
         struct hosted *hosted = part->targets[publish->targets + i];
-        if (hosted->queue.closed)
+        if (hosted->queue.closed || queue_refuses(&hosted->queue))
             continue;
         queues[(*count)++] = hosted->named;
         *is_logged |= hosted->queue.log && (publish->message->flags & MESSAGE_PERSISTENT);
@@ -193,7 +193,8 @@ static void end_in_deleted(const struct item *item, bool commit)
 {
     const struct queue *queue = &item->hosted->queue;
     bool is_publish = item->what.kind == ITEM_PUBLISH;
-    bool is_settled = is_publish ? !commit : commit && item->what.kind <= ITEM_REJECT;
+    bool is_final = item->what.kind <= ITEM_REJECT || item->what.kind == ITEM_BURIED;
+    bool is_settled = is_publish ? !commit : commit && is_final;
     enum settle_reason why = is_publish                       ? SETTLE_DROPPED
                              : item->what.kind == ITEM_ACCEPT ? SETTLE_ACCEPTED
                                                               : SETTLE_REJECTED;

@@ -191,20 +191,26 @@ static bool is_waiting_for_answers(const struct worker *worker)
     return false;
 }
 
+/* Of what the broker does by itself. */
+static bool is_over(const struct worker *worker)
+{
+    return moves_are_over(worker) && burials_are_over(worker);
+}
+
 /* The second round is about the catalog: what the end of clients changes in it has to be in every
  * log before that is closed. Each tells the first worker that it gives no orders any more, and when
  * all have, the first worker tells all of them. */
 static bool catalog_has_ended(struct worker *worker)
 {
     if (worker_has_catalog(worker)) {
-        if (!all_have_ended(worker, 2) || !moves_are_over(worker))
+        if (!all_have_ended(worker, 2) || !is_over(worker))
             return false;
         if (!worker->has_ended)
             peers_end(worker);
         worker->has_ended = true;
         return true;
     }
-    if (!worker->has_ended && !is_waiting_for_answers(worker) && moves_are_over(worker)) {
+    if (!worker->has_ended && !is_waiting_for_answers(worker) && is_over(worker)) {
         worker->has_ended = true;
         peer_write(worker->peers[0], LETTER_LAST, 0);
     }
@@ -213,7 +219,7 @@ static bool catalog_has_ended(struct worker *worker)
 
 bool peers_have_ended(struct worker *worker)
 {
-    if (!all_have_ended(worker, 1) || !moves_are_over(worker) ||
+    if (!all_have_ended(worker, 1) || !is_over(worker) ||
         (worker->count > 1 && !catalog_has_ended(worker)))
         return false;
     EACH_PEER (worker, peer)

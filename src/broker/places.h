@@ -65,6 +65,8 @@ struct shard {
     bool last_checkpoint;       /* the one of a clean stop is written */
     struct log_target *targets; /* scratch of publishing */
     size_t targets_capacity;
+    struct catalog_queue **takers; /* likewise */
+    size_t takers_capacity;
     struct log_opened opened;
 };
 
@@ -89,8 +91,10 @@ struct hosted {
     struct list discard_link;
     uint64_t dropped_version; /* of the event */
     struct timer expiry;
-    bool has_expired; /* it is to be deleted: nobody can use it any more */
-    uint64_t used_ns; /* the last time it had a consumer, a get or a declaration */
+    bool has_expired;        /* it is to be deleted: nobody can use it any more */
+    uint64_t used_ns;        /* the last time it had a consumer, a get or a declaration */
+    struct list bury_link;   /* worker.burying: messages have died in it */
+    struct timer bury_again; /* its dead wait until then */
 };
 
 static inline struct hosted *hosted_of(struct queue *queue)

@@ -72,7 +72,7 @@ static int find_exchange(struct client *client, const struct message *message,
     int result = client_may(client, ACCESS_WRITE, "exchange", name, failure);
     if (result != 0)
         return result;
-    if ((*exchange)->flags & CATALOG_INTERNAL)
+    if (((*exchange)->flags & CATALOG_INTERNAL) && !client->is_internal)
         return fail(failure, E_DENIED, "cannot publish to internal exchange '%s' in vhost '%s'",
                     (*exchange)->name, client->vhost->name);
     return 0;
@@ -120,6 +120,17 @@ static int route_fully(struct client *client, const struct publish *publish,
     return 0;
 }
 
+static void keep_out(const struct publish *publish, struct route_result *routed)
+{
+    size_t kept = 0;
+
+    for (size_t i = 0; i < routed->count; i++) {
+        if (publish->may_go_to(publish, routed->queues[i]))
+            routed->queues[kept++] = routed->queues[i];
+    }
+    routed->count = kept;
+}
+
 int client_route(struct client *client, const struct publish *publish,
                  struct catalog_queue ***queues, size_t *count, struct failure *failure)
 {
@@ -132,7 +143,8 @@ int client_route(struct client *client, const struct publish *publish,
     uint64_t hash = XXH3_64bits_withSeed(
         message->bytes, (size_t)message->exchange_size + message->key_size, message->exchange_size);
     struct route_slot *slot = &client->routes->slots[hash & (ROUTE_SLOTS - 1)];
-    bool may_cache = publish->more_keys_count == 0 && client->vhost->headers_bindings == 0;
+    bool may_cache = publish->more_keys_count == 0 && client->vhost->headers_bindings == 0 &&
+                     !publish->may_go_to;
     if (may_cache && slot_is(slot, hash, version, message)) {
         *queues = slot->queues;
         *count = slot->count;
@@ -141,6 +153,8 @@ int client_route(struct client *client, const struct publish *publish,
     int result = route_fully(client, publish, failure);
     if (result != 0)
         return result;
+    if (publish->may_go_to)
+        keep_out(publish, &worker->routed);
     *queues = (struct catalog_queue **)(void *)worker->routed.queues;
     *count = worker->routed.count;
     if (may_cache && *count <= ROUTE_QUEUES_MAX)
@@ -164,9 +178,37 @@ int storage_failure(int result, struct failure *failure)
                                  : "storage has failed: the message cannot be stored");
 }
 
+static void takers_reserve(struct shard *shard, size_t count)
+{
+    if (count > shard->takers_capacity) {
+        shard->takers_capacity = count;
+        shard->takers = memory_resize(shard->takers, count, sizeof *shard->takers);
+    }
+}
+
+size_t shard_takers(struct shard *shard, struct catalog_queue ***queues, size_t count)
+{
+    size_t first = 0, taking;
+
+    while (first < count && !queue_refuses(&(*queues)[first]->hosted->queue))
+        first++;
+    if (first == count)
+        return count;
+    takers_reserve(shard, count);
+    memcpy(shard->takers, *queues, first * sizeof **queues);
+    taking = first;
+    for (size_t i = first + 1; i < count; i++) {
+        if (!queue_refuses(&(*queues)[i]->hosted->queue))
+            shard->takers[taking++] = (*queues)[i];
+    }
+    *queues = shard->takers;
+    return taking;
+}
+
 int shard_enqueue(struct shard *shard, struct message *message, struct catalog_queue **queues,
                   size_t count, bool *logged, struct failure *failure)
 {
+    uint16_t lane = message->expires_at_ms ? QUEUE_LANE_MORTAL : 0;
     uint64_t position = 0;
     size_t targets = 0;
 
@@ -180,7 +222,7 @@ int shard_enqueue(struct shard *shard, struct message *message, struct catalog_q
             const struct queue *queue = &queues[i]->hosted->queue;
             if (queue->log)
                 shard->targets[targets++] =
-                    (struct log_target){queue->id, queue_sequence(queue), 0};
+                    (struct log_target){queue->id, queue_sequence(queue), lane};
         }
         if (targets > LOG_TARGETS_MAX)
             return fail(failure, E_LIMIT, "the message goes to more than %u durable queues",
@@ -504,18 +546,44 @@ static void also_wait_for_queues(struct publisher *publisher, struct catalog_que
     publisher_wait_settled(publisher, version);
 }
 
+/* Full queues that bury what they refuse take it for that alone. */
+static int bury_refused(struct shard *shard, struct publish *publish, struct catalog_queue **queues,
+                        size_t count)
+{
+    bool logged;
+    int result = 0;
+
+    for (size_t i = 0; i < count && result == 0; i++) {
+        struct queue *queue = &queues[i]->hosted->queue;
+        if (!queue_refuses(queue) || !queue_buries_refused(queue))
+            continue;
+        result = shard_enqueue(shard, publish->message, &queues[i], 1, &logged, &publish->failure);
+        if (result == 0)
+            queue_bury_last(queue);
+    }
+    return result;
+}
+
 static int publish_here(struct shard *shard, struct publish *publish, struct catalog_queue **queues,
                         size_t count, struct mark *mark)
 {
+    struct catalog_queue **taking = queues;
+    size_t taking_count = shard_takers(shard, &taking, count);
     bool logged;
+    int result = 0;
 
-    int result = shard_enqueue(shard, publish->message, queues, count, &logged, &publish->failure);
+    if (taking_count < count) /* who wants to know is told, others are not */
+        result = bury_refused(shard, publish, queues, count);
+    if (taking_count < count && result == 0 && publish->publisher)
+        result = fail(&publish->failure, E_LIMIT, "a queue is full");
+    int stored =
+        shard_enqueue(shard, publish->message, taking, taking_count, &logged, &publish->failure);
     if (logged && publish->publisher) {
-        also_wait_for_queues(publish->publisher, queues, count);
+        also_wait_for_queues(publish->publisher, taking, taking_count);
         *mark = (struct mark){&shard->place.line, log_block_last(shard->log)};
         log_commit(shard->log);
     }
-    return result;
+    return stored ? stored : result;
 }
 
 static int publish_there(struct client *client, struct peer *peer, struct publish *publish,

@@ -151,8 +151,7 @@ static void recover_message(void *context, uint64_t id, uint64_t sequence, uint6
     const struct shard *shard = context;
     struct queue *queue = find(shard, id);
 
-    (void)lane;
-    if (queue ? queue_recover_message(queue, sequence, position, size)
+    if (queue ? queue_recover_message(queue, sequence, position, size, lane)
               : shard->place.worker->catalog_is_suspect)
         return;
     log_release(shard->log, position);
@@ -293,6 +292,8 @@ void boot_end(struct worker *worker, int result, const char *text)
     worker->catalog.queue_stranded = queue_stranded;
     worker->catalog.binding_lost = worker_has_catalog(worker) ? change_binding_lost : NULL;
     timer_set(&worker->watch, loop_now_ns(worker->loop) + 1);
+    for (unsigned i = 0; i < worker->shard_count; i++)
+        queue_host_begin(&worker->shards[i]->host);
     ledgers_resolve(worker);
     boot_over(worker);
 }

@@ -70,6 +70,7 @@ static void leaving_begin(struct move *move)
     leaving->walk.queue = &hosted->queue;
     leaving->walk.ready = leaving_ready;
     queue_ref(&hosted->queue);
+    queue_rest(&hosted->queue, true);
     list_append(&worker->leavings, &leaving->link);
     hosted->leaving = leaving;
     getters_look_again(hosted);
@@ -132,7 +133,7 @@ static bool let_consumers_go(struct hosted *hosted, uint64_t until_ns)
 
 static void tell_begin(struct leaving *leaving)
 {
-    const struct hosted *hosted = leaving->hosted;
+    struct hosted *hosted = leaving->hosted;
     struct move_begin begin = {
         .queue = hosted->queue.id,
         .number = leaving->number,
@@ -142,6 +143,7 @@ static void tell_begin(struct leaving *leaving)
     };
 
     leaving->has_begun = true;
+    queue_dead_return(&hosted->queue);
     if (goes_elsewhere(leaving))
         peer_tell_begin(leaving->worker, leaving->target, &begin);
     else
@@ -159,10 +161,21 @@ static void tell_message(struct leaving *leaving, const struct queue_traveller *
     message_unref(traveller->message);
 }
 
+/* The rejected die there, too; all others who are dead are as well at the head or over the limit
+ * there. */
+static void tell_dead(struct leaving *leaving)
+{
+    const struct queue *queue = &leaving->hosted->queue;
+
+    for (uint32_t i = 0; i < queue_dead_count(queue); i++)
+        leaving_settled(leaving, queue_dead_at(queue, i).sequence, OUTCOME_REJECT);
+}
+
 static void tell_end(struct leaving *leaving)
 {
     uint64_t id = leaving->hosted->queue.id;
 
+    tell_dead(leaving);
     leaving->is_over = true;
     if (goes_elsewhere(leaving))
         peer_tell_end(leaving->worker, leaving->target, id, leaving->number);
@@ -270,6 +283,7 @@ void arriving_begin(struct worker *worker, const struct move_begin *begin)
         return;
     struct shard *shard = shard_of(worker_place(worker, move->target));
     struct hosted *hosted = hosted_new_apart(shard, move->queue);
+    queue_rest(&hosted->queue, true);
     queue_arrive_begin(&hosted->queue, &begin->standing);
     hosted->returning = begin->returning;
     hosted->returning_exclusive = begin->returning_exclusive;

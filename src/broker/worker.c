@@ -216,6 +216,7 @@ static void shard_free(struct shard *shard)
     list_init(&shard->host.ready);
     queue_host_fini(&shard->host);
     free(shard->targets);
+    free(shard->takers);
     free(shard->place.batch);
     free(shard);
 }
@@ -291,6 +292,7 @@ struct worker *worker_start(const struct worker_options *options,
             shard_new(worker, worker->index + 1 + i * worker->count, options->stores[i]);
     peers_new(worker);
     moves_new(worker);
+    burials_new(worker);
     boot_new(worker);
     if (worker_has_catalog(worker)) {
         shard_open(worker->shards[0]);
@@ -363,6 +365,8 @@ void worker_stop(struct worker *worker, void (*stopped)(void *context), void *co
 {
     ASSERT(worker->client_count == 0);
     worker->stopping = true;
+    for (unsigned i = 0; i < worker->shard_count; i++)
+        queue_host_rest(&worker->shards[i]->host);
     worker->stopped = stopped;
     worker->stopped_context = context;
     peers_end(worker);
@@ -391,6 +395,7 @@ void worker_free(struct worker *worker)
     cooling_free(worker);
     logins_free(worker);
     moves_abandon(worker);
+    burials_abandon(worker);
     peers_free(worker);
     transactions_free(worker);
     for (unsigned i = 0; i < worker->shard_count; i++) {
@@ -400,6 +405,7 @@ void worker_free(struct worker *worker)
             log_free(worker->shards[i]->log);
     }
     moves_free(worker);
+    burials_free(worker);
     abandon_queues(worker);
     for (unsigned i = 0; i < worker->shard_count; i++)
         shard_free(worker->shards[i]);

@@ -87,9 +87,15 @@ int queue_take(struct queue *queue, struct queue_item *item)
     uint64_t sequence = queue_head(queue);
     if (!queue_is_hot(queue, sequence) || !queue_mark_allows(queue, sequence))
         return E_AGAIN;
+    if (upkeep_head_is_over(queue, sequence)) {
+        upkeep_look(queue); /* at the next ones, too */
+        return queue->ready > 0 ? E_AGAIN : E_NOT_FOUND;
+    }
     *item = item_at(queue, sequence);
     message_ref(item->message);
     queue_lease(queue, sequence);
+    if (queue->upkeep)
+        upkeep_look(queue);
     return 0;
 }
 
@@ -134,6 +140,8 @@ static bool deliver_one(struct queue *queue)
 
     if (!queue_is_hot(queue, sequence) || !queue_mark_allows(queue, sequence))
         return false;
+    if (upkeep_head_is_over(queue, sequence))
+        return true;
     struct queue_item item = item_at(queue, sequence);
     if (queue->host->events->deliver(queue->host->context, consumer, &item) != 0) {
         consumer->parked = true;
@@ -155,6 +163,8 @@ static bool dispatch_queue(struct queue *queue)
         queue->getters_wait = false;
         queue->host->events->get(queue->host->context, queue);
     }
+    if (queue->upkeep)
+        upkeep_look(queue);
     for (unsigned i = 0; i < DISPATCH_BURST; i++) {
         if (queue->ready == 0 || list_empty(&queue->active) || queue->closed)
             return false;
@@ -191,14 +201,18 @@ void queue_host_init(struct queue_host *host)
     list_init(&host->ready);
     list_init(&host->awaiting_mark);
     list_init(&host->dirty);
+    list_init(&host->upkeep);
+    task_init(&host->upkeep_task, upkeep_task_run);
     host->quarantined = 0;
     host->has_failed = false;
+    host->has_begun = false;
 }
 
 void queue_host_fini(struct queue_host *host)
 {
-    ASSERT(list_empty(&host->ready));
+    ASSERT(list_empty(&host->ready) && list_empty(&host->upkeep));
     task_cancel(&host->dispatch);
+    task_cancel(&host->upkeep_task);
 }
 
 /* ---- consumers ---- */

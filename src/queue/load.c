@@ -29,6 +29,8 @@ static void load_end(struct queue_load *load)
     if (page->live == 0)
         page_trim(queue, load->page);
     free(load);
+    if (queue->upkeep)
+        upkeep_look(queue);
     queue_activate(queue);
 }
 

@@ -26,6 +26,7 @@ void queue_fini(struct queue *queue)
     ASSERT(queue->references == 0);
     ASSERT(queue->loads_count == 0 && queue->consumers == 0);
     ASSERT(queue->pages_count == 0);
+    upkeep_end(queue);
     list_remove(&queue->ready_link);
     list_remove(&queue->mark_link);
     list_remove(&queue->dirty_link);
@@ -228,6 +229,7 @@ void queue_push(struct queue *queue, struct message *message, uint64_t position)
     queue->pushed++;
     if (position)
         queue_touch(queue);
+    upkeep_pushed(queue, message);
     queue_activate(queue);
 }
 
@@ -265,7 +267,16 @@ void queue_settle(struct queue *queue, uint64_t sequence, enum settle_reason why
 {
     if (queue->closed)
         return;
+    if (why == SETTLE_REJECTED && queue->upkeep)
+        queue_die(queue, sequence, why);
+    else
+        queue_gone(queue, sequence, why);
+}
+
+void queue_gone(struct queue *queue, uint64_t sequence, enum settle_reason why)
+{
     struct queue_page *page = page_get(queue, page_number(sequence));
+
     ASSERT(page && (page->leased & page_bit(sequence)));
     if (page->positions[sequence % QUEUE_PAGE]) {
         log_settle(queue->log, queue->id, sequence, sequence, why);
@@ -286,6 +297,10 @@ void queue_return(struct queue *queue, uint64_t sequence, bool seen, bool counte
     uint64_t bit = page_bit(sequence);
 
     ASSERT(page && (page->leased & bit));
+    if (counted && queue_returned_enough(queue, 1 + (page->counts ? page->counts[index] : 0))) {
+        queue_die(queue, sequence, SETTLE_RETURNED);
+        return;
+    }
     page->leased &= ~bit;
     if (seen)
         page->returned |= bit;
@@ -307,6 +322,8 @@ void queue_return(struct queue *queue, uint64_t sequence, bool seen, bool counte
         if (sequence < queue->returned_first)
             queue->returned_first = sequence;
     }
+    if (queue->upkeep)
+        upkeep_look(queue);
     queue_activate(queue);
 }
 
@@ -382,6 +399,7 @@ out:
 void queue_close(struct queue *queue)
 {
     ASSERT(queue->consumers == 0);
+    upkeep_end(queue);
     queue->closed = true;
     queue->is_dirty = false;
     list_remove(&queue->ready_link);
@@ -427,6 +445,7 @@ bool queue_discard(struct queue *queue)
 
 void queue_abandon(struct queue *queue)
 {
+    upkeep_end(queue);
     queue->closed = true;
     queue->consumers = 0;
     queue->references = 0;

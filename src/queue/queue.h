@@ -46,10 +46,14 @@
 #define QUEUE_HOT_PAGES   16u        /* from the cursor on, these stay in memory under pressure, */
 #define QUEUE_HOT_BYTES   (4u << 20) /* as far as their bodies are not more than this */
 
+/* With which a message is logged, for a start to know: it has a time to live of its own. */
+#define QUEUE_LANE_MORTAL 0x100u
+
 struct queue;
 struct consumer;
 struct page_entry;
 struct queue_promise;
+struct queue_upkeep;
 
 /* Why a message is gone; in the log's settlements. */
 enum settle_reason {
@@ -59,6 +63,8 @@ enum settle_reason {
     SETTLE_PURGED = 4,
     SETTLE_DROPPED = 5,   /* over a limit */
     SETTLE_DELIVERED = 6, /* to a consumer that settles itself */
+    SETTLE_RETURNED = 7,  /* more often than it may be */
+    SETTLE_BURIED = 8,    /* died (queue_die), and the owner has seen to it */
 };
 
 struct queue_item {
@@ -75,6 +81,9 @@ struct queue_events {
 
     /* A getter's turn: an item has become available, or the queue is empty now. */
     void (*get)(void *context, struct queue *queue);
+
+    /* There are dead messages, the first since there were none: queue_dead_take(), later. */
+    void (*died)(void *context, struct queue *queue);
 };
 
 /* ---- what the queues of one shard share ---- */
@@ -92,12 +101,20 @@ struct queue_host {
     struct list ready;         /* queues that may have something to deliver */
     struct list awaiting_mark; /* queues whose next delivery waits for a durable mark */
     struct list dirty;         /* queues that have changed since their last state record */
-    uint64_t quarantined;      /* messages that could not be read back, so far */
-    bool has_failed;           /* queue_host_failed() */
+    struct list upkeep;        /* queues that may be over a limit, or have old messages */
+    struct task upkeep_task;
+    bool has_begun;       /* and does not rest */
+    uint64_t quarantined; /* messages that could not be read back, so far */
+    bool has_failed;      /* queue_host_failed() */
 };
 
 void queue_host_init(struct queue_host *host);
 void queue_host_fini(struct queue_host *host);
+
+/* All is recovered: queues do what they do by themselves, such as letting messages expire, from now
+ * on; until queue_host_rest(). */
+void queue_host_begin(struct queue_host *host);
+void queue_host_rest(struct queue_host *host);
 
 /* From the log's events. */
 void queue_host_durable(struct queue_host *host, uint64_t block);
@@ -116,6 +133,7 @@ struct queue {
     bool is_dirty;
     bool has_no_state; /* in the log, any more */
     bool waits_for_mark;
+    bool rests; /* does nothing by itself: it is on its way */
 
     struct page_entry *pages; /* by growing number; some have become empty, see queue_private.h */
     uint32_t pages_capacity, pages_start, pages_count, pages_empty;
@@ -137,6 +155,7 @@ struct queue {
     bool getters_wait; /* the owner has requests for single messages: events->get */
 
     struct list ready_link, mark_link, dirty_link;
+    struct queue_upkeep *upkeep;   /* NULL: nothing to do by itself */
     struct queue_promise *promise; /* while it recovers: what its state says */
 
     /* statistics, ever growing */
@@ -236,6 +255,63 @@ bool consumer_remove(struct consumer *consumer);
 void consumer_credit(struct consumer *consumer, uint32_t messages, uint64_t bytes);
 void consumer_resume(struct consumer *consumer);
 
+/* ---- what a queue does by itself (upkeep.c) ----
+ *
+ * It keeps within limits, and what has lived too long goes, when it stands at the head. Neither is
+ * looked at before consumers had their turn. What goes so, what is rejected and what comes back too
+ * often has died: it is settled, or, where the owner buries the dead, leased to nobody until the
+ * owner settles it (SETTLE_BURIED); events->died tells of it. A crash forgets who was dead: then
+ * what is over a limit or too old dies again, and what was rejected is ready, as if the rejection
+ * had never come. */
+
+enum queue_overflow {
+    OVERFLOW_DROP_OLDEST,
+    OVERFLOW_REFUSE,
+    OVERFLOW_REFUSE_AND_BURY, /* what is refused has died, too */
+};
+
+struct queue_rules {
+    uint64_t length_max;  /* of ready messages; UINT64_MAX: any */
+    uint64_t bytes_max;   /* of their bodies; UINT64_MAX: any */
+    uint64_t lives_ms;    /* from when it was published; UINT64_MAX: for ever */
+    uint32_t returns_max; /* of those that count; UINT32_MAX: any */
+    enum queue_overflow overflow;
+    bool buries;
+};
+
+/* Those that let everything be. */
+struct queue_rules queue_no_rules(void);
+
+/* At any time before it is closed; what is over a new limit goes soon. */
+void queue_set_rules(struct queue *queue, const struct queue_rules *rules);
+
+/* To be asked before a push, which does as it is told: it is full, and refuses. */
+bool queue_refuses(const struct queue *queue);
+
+/* What it refuses is to be pushed nevertheless, and then to die: queue_bury_last(). */
+bool queue_buries_refused(const struct queue *queue);
+void queue_bury_last(struct queue *queue);
+
+struct queue_dead {
+    uint64_t sequence;
+    enum settle_reason why;
+};
+
+/* The dead that nobody has taken yet, in the order in which they died. */
+uint32_t queue_dead_count(const struct queue *queue);
+struct queue_dead queue_dead_at(const struct queue *queue, uint32_t index);
+
+/* The first of them, to be settled some time. *message: a reference, or NULL: it stands at
+ * *position of the log alone. */
+struct queue_dead queue_dead_take(struct queue *queue, struct message **message,
+                                  uint64_t *position);
+
+/* Makes ready again all of them but the rejected. */
+void queue_dead_return(struct queue *queue);
+
+/* It does nothing by itself from now on, or again what has to be done. */
+void queue_rest(struct queue *queue, bool rests);
+
 /* ---- state and recovery ---- */
 
 /* Writes the queue's state to the log, and takes it off the dirty list. `exact`: nothing will be
@@ -246,8 +322,8 @@ void queue_write_state(struct queue *queue, bool exact);
  * the state speaks of that the log no longer has. E_VERSION, E_CORRUPT: the state cannot be read,
  * and the queue goes on as if there were none: better a message twice than none. */
 int queue_recover_state(struct queue *queue, struct slice bytes) MUST_CHECK;
-bool queue_recover_message(struct queue *queue, uint64_t sequence, uint64_t position,
-                           uint64_t size); /* false: release */
+bool queue_recover_message(struct queue *queue, uint64_t sequence, uint64_t position, uint64_t size,
+                           uint16_t lane); /* false: release */
 void queue_recover_settled(struct queue *queue, uint64_t first, uint64_t last);
 void queue_recover_returned(struct queue *queue, uint64_t first, uint64_t last, uint32_t count);
 void queue_recover_delivered(struct queue *queue, uint64_t sequence);

@@ -2,7 +2,7 @@
 #ifndef SLUICE_QUEUE_QUEUE_PRIVATE_H
 #define SLUICE_QUEUE_QUEUE_PRIVATE_H
 
-#include "base/assert.h"
+#include "base/ring.h"
 #include "queue/queue.h"
 
 struct queue_page {
@@ -104,6 +104,46 @@ bool queue_mark_allows(struct queue *queue, uint64_t sequence);
 
 /* Forgets what the state said. */
 void queue_promise_free(struct queue *queue);
+
+/* What becomes of a leased message that died; and that of queue_settle() without looking further.
+ */
+void queue_die(struct queue *queue, uint64_t sequence, enum settle_reason why);
+void queue_gone(struct queue *queue, uint64_t sequence, enum settle_reason why);
+
+/* ---- upkeep.c ---- */
+
+struct queue_upkeep {
+    struct queue *queue;
+    struct queue_rules rules;
+    bool has_mortals; /* some of its messages have, or had, a time to live of their own */
+    struct list link; /* host.upkeep */
+    struct timer timer;
+    struct queue_dead *dead; /* in the ring */
+    struct ring dead_ring;
+};
+
+/* Something has come or the head has changed: a look at it, later in this turn. */
+void upkeep_look(struct queue *queue);
+void upkeep_run(struct queue *queue);
+void upkeep_task_run(struct task *task);
+void upkeep_end(struct queue *queue);
+
+/* The head, which is in memory, has lived too long, and is no more. */
+bool upkeep_head_is_over(struct queue *queue, uint64_t sequence);
+
+/* What it has got has a time to live. */
+void queue_has_mortals(struct queue *queue);
+
+/* With so many returns that counted it dies. */
+bool queue_returned_enough(const struct queue *queue, uint32_t count);
+
+static inline void upkeep_pushed(struct queue *queue, const struct message *message)
+{
+    if (message->expires_at_ms)
+        queue_has_mortals(queue);
+    if (queue->upkeep)
+        upkeep_look(queue);
+}
 
 void queue_touch(struct queue *queue);    /* dirty: its state has changed */
 void queue_activate(struct queue *queue); /* there may be something to deliver */

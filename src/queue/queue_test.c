@@ -190,7 +190,7 @@ static void get(void *context, struct queue *queue)
     (void)queue;
 }
 
-static const struct queue_events events = {deliver, get};
+static const struct queue_events events = {.deliver = deliver, .get = get};
 
 static void push(struct model *m)
 {
@@ -343,7 +343,7 @@ static void restart(struct model *m, bool with_state)
     for (uint64_t s = 1; s <= m->pushed; s++) {
         if (!m->persistent[s])
             continue;
-        bool kept = queue_recover_message(&m->queue, s, m->position[s], 1);
+        bool kept = queue_recover_message(&m->queue, s, m->position[s], 1, 0);
         if (with_state)
             assert_int_equal(kept, log->live[m->position[s]]);
     }
@@ -538,7 +538,7 @@ static void broken_states_are_refused(void **state)
         assert_int_equal(queue.next, 1);
     }
     assert_int_equal(queue_recover_state(&queue, slice_text("\2")), E_VERSION);
-    assert_true(queue_recover_message(&queue, 5, 1, 1)); /* as if there were none */
+    assert_true(queue_recover_message(&queue, 5, 1, 1, 0)); /* as if there were none */
     assert_int_equal(queue_recover_end(&queue), 0);
     queue_abandon(&queue);
     queue_fini(&queue);
@@ -547,14 +547,14 @@ static void broken_states_are_refused(void **state)
     static const uint64_t large[] = {1ull << 62, 3, 1, 1, (1ull << 61) - 1, 0};
     queue_init(&queue, &host, 7, log);
     assert_int_equal(recover_numbers(&queue, large, 6), 0);
-    assert_true(queue_recover_message(&queue, 2, 1, 10));
+    assert_true(queue_recover_message(&queue, 2, 1, 10, 0));
     log->live[1] = log->live[2] = true;
-    assert_true(queue_recover_message(&queue, 2, 2, 10)); /* twice: the newer one counts */
+    assert_true(queue_recover_message(&queue, 2, 2, 10, 0)); /* twice: the newer one counts */
     assert_true(!log->live[1] && log->live[2]);
-    assert_false(queue_recover_message(&queue, 2, 1, 10));
-    assert_true(queue_recover_message(&queue, 1ull << 61, 3, 10));
-    assert_false(queue_recover_message(&queue, (1ull << 61) + 1, 4, 10)); /* not promised */
-    assert_false(queue_recover_message(&queue, UINT64_MAX, 5, 10));
+    assert_false(queue_recover_message(&queue, 2, 1, 10, 0));
+    assert_true(queue_recover_message(&queue, 1ull << 61, 3, 10, 0));
+    assert_false(queue_recover_message(&queue, (1ull << 61) + 1, 4, 10, 0)); /* not promised */
+    assert_false(queue_recover_message(&queue, UINT64_MAX, 5, 10, 0));
     queue_recover_settled(&queue, 2, 11);
     assert_false(log->live[2]);
     assert_int_equal(queue_recover_end(&queue), (1ull << 61) - 11);

@@ -294,7 +294,8 @@ static bool take_newer(struct queue *queue, struct queue_page *page, uint64_t se
     return true;
 }
 
-bool queue_recover_message(struct queue *queue, uint64_t sequence, uint64_t position, uint64_t size)
+bool queue_recover_message(struct queue *queue, uint64_t sequence, uint64_t position, uint64_t size,
+                           uint16_t lane)
 {
     struct queue_promise *p = queue->promise;
     bool is_promised = p && sequence < p->next && promised_in(p, sequence, sequence) > 0;
@@ -313,6 +314,8 @@ bool queue_recover_message(struct queue *queue, uint64_t sequence, uint64_t posi
     page->positions[sequence % QUEUE_PAGE] = position;
     page->sizes[sequence % QUEUE_PAGE] = (uint32_t)size;
     queue->ready_bytes += (uint32_t)size;
+    if (lane & QUEUE_LANE_MORTAL)
+        queue_has_mortals(queue);
     if (is_promised)
         not_missing(p, 1);
     return true;
@@ -413,5 +416,7 @@ uint64_t queue_recover_end(struct queue *queue)
     queue->fresh = queue_find_ready(queue, 1);
     queue->returned_first = UINT64_MAX;
     queue->returned_ready = 0;
+    if (queue->upkeep)
+        upkeep_look(queue);
     return missing;
 }

@@ -173,4 +173,5 @@ void queue_arrive(struct queue *queue, const struct queue_traveller *traveller, 
         arrive_ready(queue, page, sequence);
     if (position)
         queue_touch(queue);
+    upkeep_pushed(queue, traveller->message);
 }

@@ -87,7 +87,7 @@ static void get(void *context, struct queue *queue)
     (void)queue;
 }
 
-static const struct queue_events events = {deliver, get};
+static const struct queue_events events = {.deliver = deliver, .get = get};
 
 static void tell(struct queue *queue, struct log *log, struct reader *r)
 {
@@ -99,7 +99,7 @@ static void tell(struct queue *queue, struct log *log, struct reader *r)
     uint64_t last = more <= UINT64_MAX - first ? first + more : UINT64_MAX;
     switch (what) {
     case 0:
-        log->live += queue_recover_message(queue, first, 1 + more % 1000, more);
+        log->live += queue_recover_message(queue, first, 1 + more % 1000, more, (uint16_t)more);
         break;
     case 1:
         queue_recover_settled(queue, first, last);

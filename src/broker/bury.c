@@ -1,0 +1,279 @@
+/*
+ * Dead letters. What dies in a queue that has a dead-letter exchange (queue/queue.h) is published
+ * there, with its history in its headers, in one transaction with its settlement: it is in one of
+ * the two places after any crash, never in both, never in none.
+ *
+ * Where nobody wants it, since the exchange is not there, routes it nowhere or would lead it in a
+ * circle, it is settled alone. When storage refuses, it goes back to its queue, and whoever dies
+ * there next waits for a second.
+ */
+#include "broker/move.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+
+#define BURIALS_MAX   256u /* of one worker at a time */
+#define BURY_AGAIN_NS (1000 * NANOSECONDS_PER_MS)
+
+/* In whose name dead letters of a virtual host are published. */
+struct undertaker {
+    struct list link; /* worker.undertakers */
+    struct client *client;
+};
+
+struct reading {
+    struct log_read read;
+    struct burial *burial;
+};
+
+struct burial {
+    struct list link; /* worker.burials */
+    struct worker *worker;
+    struct catalog_queue *queue; /* a reference; it may move meanwhile */
+    struct queue_dead dead;
+    struct request request;
+    struct publish publish;
+    struct settlement settlement;
+    struct reading *reading; /* while it is being read back */
+};
+
+/* ---- undertakers ---- */
+
+static void burial_completed(void *session, struct request *request);
+
+static const struct client_events undertaker_events = {.completed = burial_completed};
+
+static struct client *undertaker_of(struct worker *worker, struct vhost *vhost)
+{
+    LIST_EACH (&worker->undertakers, link) {
+        struct client *client = CONTAINER_OF(link, struct undertaker, link)->client;
+        if (client->vhost == vhost)
+            return client;
+    }
+    struct undertaker *undertaker = memory_new(sizeof *undertaker);
+    undertaker->client = client_new_internal(worker, &undertaker_events, worker, vhost);
+    list_append(&worker->undertakers, &undertaker->link);
+    return undertaker->client;
+}
+
+/* ---- one burial ---- */
+
+static void burial_free(struct burial *burial)
+{
+    if (burial->publish.message)
+        message_unref(burial->publish.message);
+    list_remove(&burial->link);
+    burial->worker->burial_count--;
+    catalog_queue_unref(burial->queue);
+    free(burial->reading);
+    free(burial);
+}
+
+static void burial_end(struct burial *burial)
+{
+    struct worker *worker = burial->worker;
+
+    burial_free(burial);
+    if (!list_empty(&worker->burying))
+        loop_defer(worker->loop, &worker->bury, LOOP_DISPATCH);
+}
+
+/* Whoever dies next in this queue waits. */
+static void pause_burying(struct catalog_queue *queue, const char *why)
+{
+    struct hosted *hosted = queue->hosted;
+
+    if (!hosted || hosted->queue.closed || timer_is_set(&hosted->bury_again))
+        return;
+    struct worker *worker = hosted->shard->place.worker;
+    log_warning(worker->logger, "queue",
+                "a dead letter of queue '%s' in vhost '%s' is not published yet: %s", queue->name,
+                queue->vhost->name, why);
+    list_remove(&hosted->bury_link);
+    timer_set(&hosted->bury_again, loop_now_ns(worker->loop) + BURY_AGAIN_NS);
+}
+
+static void burial_completed(void *session, struct request *request)
+{
+    struct burial *burial = CONTAINER_OF(request, struct burial, request);
+
+    (void)session;
+    if (request->failure.code != 0)
+        pause_burying(burial->queue, request->failure.text);
+    burial_end(burial);
+}
+
+static void settle_alone(struct burial *burial, enum outcome outcome)
+{
+    settle_anywhere(burial->worker, burial->queue->id, burial->dead.sequence, outcome);
+    burial_end(burial);
+}
+
+static const char *reason_of(enum settle_reason why)
+{
+    switch (why) {
+    case SETTLE_REJECTED:
+        return "rejected";
+    case SETTLE_EXPIRED:
+        return "expired";
+    case SETTLE_RETURNED:
+        return "delivery_limit";
+    default:
+        return "maxlen";
+    }
+}
+
+static struct message *dead_letter(const struct burial *burial, const struct message *message)
+{
+    const struct catalog_queue *queue = burial->queue;
+    struct slice arguments = slice_of(queue->arguments, queue->arguments_size);
+    struct death death = {
+        .queue = slice_text(queue->name),
+        .reason = reason_of(burial->dead.why),
+        .at_ms = loop_wall_ms(burial->worker->loop),
+    };
+
+    bool has_exchange = fields_text(arguments, "x-dead-letter-exchange", &death.exchange);
+    ASSERT(has_exchange);
+    fields_text(arguments, "x-dead-letter-routing-key", &death.key);
+    return message_format(message)->dead_letter(&burial->worker->messages, message, &death);
+}
+
+static bool may_go_to(const struct publish *publish, const struct catalog_queue *queue)
+{
+    return !message_format(publish->message)
+                ->goes_in_circle(publish->message, slice_text(queue->name));
+}
+
+/* Takes the reference on the message. */
+static void publish_dead_letter(struct burial *burial, struct message *message)
+{
+    struct client *client = undertaker_of(burial->worker, burial->queue->vhost);
+    struct failure failure;
+
+    burial->publish.message = dead_letter(burial, message);
+    message_unref(message);
+    if (!burial->publish.message ||
+        broker_check_publish(client, burial->publish.message, &failure) != 0) {
+        settle_alone(burial, OUTCOME_BURIED);
+        return;
+    }
+    burial->publish.may_go_to = may_go_to;
+    catalog_queue_ref(burial->queue);
+    burial->settlement = (struct settlement){
+        {.queue = burial->queue, .sequence = burial->dead.sequence}, OUTCOME_BURIED};
+    if (broker_transact(client, &burial->request, &burial->publish, 1, &burial->settlement, 1) ==
+        DONE)
+        burial_completed(burial->worker, &burial->request);
+}
+
+/* What is corrupt stays where it is, out of reach, as in a queue. */
+static void read_done(struct log_read *read)
+{
+    struct burial *burial = CONTAINER_OF(read, struct reading, read)->burial;
+
+    if (read->messages[0]) {
+        publish_dead_letter(burial, read->messages[0]);
+    } else if (read->results[0] == E_CORRUPT) {
+        log_error(burial->worker->logger, "queue",
+                  "message %" PRIu64 " of queue '%s' in vhost '%s', which has died, cannot be read "
+                  "back: set aside",
+                  burial->dead.sequence, burial->queue->name, burial->queue->vhost->name);
+        burial_end(burial);
+    } else {
+        pause_burying(burial->queue, error_name(read->results[0]));
+        settle_alone(burial, OUTCOME_RETURN_UNSEEN);
+    }
+}
+
+static void bury_one(struct hosted *hosted)
+{
+    struct worker *worker = hosted->shard->place.worker;
+    struct burial *burial = memory_new(sizeof *burial);
+    struct message *message;
+    uint64_t position;
+
+    burial->worker = worker;
+    burial->queue = hosted->named;
+    catalog_queue_ref(burial->queue);
+    burial->dead = queue_dead_take(&hosted->queue, &message, &position);
+    list_append(&worker->burials, &burial->link);
+    worker->burial_count++;
+    if (message) {
+        publish_dead_letter(burial, message);
+        return;
+    }
+    burial->reading = memory_new(sizeof *burial->reading);
+    burial->reading->burial = burial;
+    burial->reading->read.positions[0] = position;
+    burial->reading->read.count = 1;
+    burial->reading->read.done = read_done;
+    log_read(hosted->queue.log, &burial->reading->read);
+}
+
+/* ---- all of them ---- */
+
+static void bury_run(struct task *task)
+{
+    struct worker *worker = CONTAINER_OF(task, struct worker, bury);
+    uint64_t since_ns = loop_precise_ns(worker->loop);
+
+    for (struct list *link;
+         worker->burial_count < BURIALS_MAX && (link = list_first(&worker->burying));) {
+        struct hosted *hosted = CONTAINER_OF(link, struct hosted, bury_link);
+        list_remove(link);
+        if (hosted->named->move || queue_dead_count(&hosted->queue) == 0)
+            continue; /* until it is over: hosted_bury() */
+        list_append(&worker->burying, link);
+        bury_one(hosted);
+        if (loop_precise_ns(worker->loop) - since_ns > JOB_SLICE_NS) {
+            loop_defer(worker->loop, task, LOOP_DISPATCH);
+            break;
+        }
+    }
+}
+
+void hosted_bury(struct hosted *hosted)
+{
+    struct worker *worker = hosted->shard->place.worker;
+
+    if (hosted->queue.closed || queue_dead_count(&hosted->queue) == 0 ||
+        list_linked(&hosted->bury_link) || timer_is_set(&hosted->bury_again))
+        return;
+    list_append(&worker->burying, &hosted->bury_link);
+    loop_defer(worker->loop, &worker->bury, LOOP_DISPATCH);
+}
+
+void bury_again(struct timer *timer)
+{
+    hosted_bury(CONTAINER_OF(timer, struct hosted, bury_again));
+}
+
+void burials_new(struct worker *worker)
+{
+    list_init(&worker->undertakers);
+    list_init(&worker->burying);
+    list_init(&worker->burials);
+    task_init(&worker->bury, bury_run);
+}
+
+bool burials_are_over(const struct worker *worker)
+{
+    return list_empty(&worker->burying) && list_empty(&worker->burials);
+}
+
+void burials_abandon(struct worker *worker)
+{
+    task_cancel(&worker->bury);
+    for (struct list *link; (link = list_take_first(&worker->undertakers));) {
+        struct undertaker *undertaker = CONTAINER_OF(link, struct undertaker, link);
+        client_abandon(undertaker->client);
+        free(undertaker);
+    }
+}
+
+void burials_free(struct worker *worker)
+{
+    for (struct list *link; (link = list_first(&worker->burials));)
+        burial_free(CONTAINER_OF(link, struct burial, link));
+}

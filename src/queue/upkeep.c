@@ -1,0 +1,303 @@
+/* What a queue does by itself: limits, times to live, and what becomes of messages that die. */
+#include "queue/queue_private.h"
+
+#include "base/memory.h"
+
+#include <stdlib.h>
+
+#define LOOK_AGAIN_MS 60000u /* the wall clock may jump */
+
+static void on_timer(struct timer *timer)
+{
+    upkeep_look(CONTAINER_OF(timer, struct queue_upkeep, timer)->queue);
+}
+
+static const struct queue_rules no_rules = {
+    .length_max = UINT64_MAX,
+    .bytes_max = UINT64_MAX,
+    .lives_ms = UINT64_MAX,
+    .returns_max = UINT32_MAX,
+};
+
+static struct queue_upkeep *upkeep_of(struct queue *queue)
+{
+    if (queue->upkeep)
+        return queue->upkeep;
+    struct queue_upkeep *upkeep = memory_new(sizeof *upkeep);
+    upkeep->queue = queue;
+    upkeep->rules = no_rules;
+    timer_init(&upkeep->timer, queue->host->loop, on_timer);
+    list_init(&upkeep->link);
+    queue->upkeep = upkeep;
+    return upkeep;
+}
+
+void upkeep_end(struct queue *queue)
+{
+    struct queue_upkeep *upkeep = queue->upkeep;
+
+    if (!upkeep)
+        return;
+    timer_stop(&upkeep->timer);
+    list_remove(&upkeep->link);
+    free(upkeep->dead);
+    free(upkeep);
+    queue->upkeep = NULL;
+}
+
+void queue_set_rules(struct queue *queue, const struct queue_rules *rules)
+{
+    ASSERT(!queue->closed);
+    if (!queue->upkeep && memcmp(rules, &no_rules, sizeof *rules) == 0)
+        return;
+    upkeep_of(queue)->rules = *rules;
+    upkeep_look(queue);
+}
+
+struct queue_rules queue_no_rules(void)
+{
+    return no_rules;
+}
+
+/* ---- dying ---- */
+
+void queue_die(struct queue *queue, uint64_t sequence, enum settle_reason why)
+{
+    struct queue_upkeep *upkeep = queue->upkeep;
+
+    if (!upkeep || !upkeep->rules.buries) {
+        queue_gone(queue, sequence, why);
+        return;
+    }
+    upkeep->dead = ring_reserve(&upkeep->dead_ring, upkeep->dead, sizeof *upkeep->dead);
+    upkeep->dead[ring_add(&upkeep->dead_ring)] = (struct queue_dead){sequence, why};
+    if (upkeep->dead_ring.count == 1)
+        queue->host->events->died(queue->host->context, queue);
+}
+
+uint32_t queue_dead_count(const struct queue *queue)
+{
+    return queue->upkeep ? queue->upkeep->dead_ring.count : 0;
+}
+
+struct queue_dead queue_dead_at(const struct queue *queue, uint32_t index)
+{
+    ASSERT(index < queue_dead_count(queue));
+    return queue->upkeep->dead[ring_at(&queue->upkeep->dead_ring, index)];
+}
+
+struct queue_dead queue_dead_take(struct queue *queue, struct message **message, uint64_t *position)
+{
+    struct queue_dead dead = queue_dead_at(queue, 0);
+    const struct queue_page *page = page_get(queue, page_number(dead.sequence));
+    unsigned index = dead.sequence % QUEUE_PAGE;
+
+    ASSERT(page && (page->leased & page_bit(dead.sequence)));
+    ring_drop_first(&queue->upkeep->dead_ring);
+    *message = page->messages && page->messages[index] ? message_ref(page->messages[index]) : NULL;
+    *position = page->positions[index];
+    return dead;
+}
+
+void queue_dead_return(struct queue *queue)
+{
+    struct queue_upkeep *upkeep = queue->upkeep;
+
+    for (uint32_t left = queue_dead_count(queue); left > 0; left--) {
+        struct queue_dead dead = queue_dead_at(queue, 0);
+        ring_drop_first(&upkeep->dead_ring);
+        if (dead.why == SETTLE_REJECTED)
+            upkeep->dead[ring_add(&upkeep->dead_ring)] = dead;
+        else
+            queue_return(queue, dead.sequence, false, false);
+    }
+}
+
+/* A ready one. */
+static void remove_ready(struct queue *queue, uint64_t sequence, enum settle_reason why)
+{
+    bool holds = queue_hold(queue, sequence);
+
+    ASSERT(holds);
+    queue_die(queue, sequence, why);
+}
+
+/* ---- limits ---- */
+
+static bool is_over(const struct queue *queue)
+{
+    const struct queue_rules *rules = &queue->upkeep->rules;
+
+    return queue->ready > 0 && rules->overflow == OVERFLOW_DROP_OLDEST &&
+           (queue->ready > rules->length_max || queue->ready_bytes > rules->bytes_max);
+}
+
+/* How many of the ready messages go out as soon as the consumers have their turn. */
+static uint64_t about_to_go(const struct queue *queue, uint64_t most)
+{
+    uint64_t sum = 0;
+
+    LIST_EACH (&queue->active, link) {
+        sum += CONTAINER_OF(link, struct consumer, link)->credit_messages;
+        if (sum >= most)
+            break;
+    }
+    return sum;
+}
+
+bool queue_refuses(const struct queue *queue)
+{
+    if (!queue->upkeep || queue->upkeep->rules.overflow == OVERFLOW_DROP_OLDEST)
+        return false;
+    const struct queue_rules *rules = &queue->upkeep->rules;
+    if (queue->ready < rules->length_max && queue->ready_bytes < rules->bytes_max)
+        return false;
+    return about_to_go(queue, queue->ready + 1) <= queue->ready;
+}
+
+bool queue_buries_refused(const struct queue *queue)
+{
+    const struct queue_upkeep *upkeep = queue->upkeep;
+
+    return upkeep && upkeep->rules.overflow == OVERFLOW_REFUSE_AND_BURY && upkeep->rules.buries;
+}
+
+void queue_bury_last(struct queue *queue)
+{
+    remove_ready(queue, queue->next - 1, SETTLE_DROPPED);
+}
+
+bool queue_returned_enough(const struct queue *queue, uint32_t count)
+{
+    return queue->upkeep && count > queue->upkeep->rules.returns_max;
+}
+
+/* ---- times to live ---- */
+
+static uint64_t dies_at_ms(const struct queue *queue, const struct message *message)
+{
+    uint64_t lives_ms = queue->upkeep->rules.lives_ms;
+    uint64_t by_queue = lives_ms > UINT64_MAX - message->published_at_ms
+                            ? UINT64_MAX
+                            : message->published_at_ms + lives_ms;
+    uint64_t by_itself = message->expires_at_ms ? message->expires_at_ms : UINT64_MAX;
+
+    return by_queue < by_itself ? by_queue : by_itself;
+}
+
+static bool may_expire(const struct queue_upkeep *upkeep)
+{
+    return upkeep->has_mortals || upkeep->rules.lives_ms != UINT64_MAX;
+}
+
+bool upkeep_head_is_over(struct queue *queue, uint64_t sequence)
+{
+    struct queue_upkeep *upkeep = queue->upkeep;
+
+    if (!upkeep || !may_expire(upkeep))
+        return false;
+    const struct queue_page *page = page_get(queue, page_number(sequence));
+    uint64_t now_ms = loop_wall_ms(queue->host->loop);
+    if (dies_at_ms(queue, page->messages[sequence % QUEUE_PAGE]) >= now_ms)
+        return false;
+    remove_ready(queue, sequence, SETTLE_EXPIRED);
+    return true;
+}
+
+static void wait_ms(struct queue *queue, uint64_t ms)
+{
+    uint64_t most_ms = ms < LOOK_AGAIN_MS ? ms : LOOK_AGAIN_MS;
+
+    timer_set(&queue->upkeep->timer, loop_now_ns(queue->host->loop) + most_ms * NANOSECONDS_PER_MS);
+}
+
+/* Has the head to go? Else the timer is set to when it has. */
+static bool must_go(struct queue *queue, uint64_t sequence, enum settle_reason *why)
+{
+    *why = SETTLE_DROPPED;
+    if (is_over(queue))
+        return true;
+    if (!may_expire(queue->upkeep) || !queue_is_hot(queue, sequence))
+        return false; /* when it has been read back, there is another look */
+    const struct queue_page *page = page_get(queue, page_number(sequence));
+    uint64_t at_ms = dies_at_ms(queue, page->messages[sequence % QUEUE_PAGE]);
+    uint64_t now_ms = loop_wall_ms(queue->host->loop);
+    *why = SETTLE_EXPIRED;
+    if (at_ms > now_ms && at_ms != UINT64_MAX)
+        wait_ms(queue, at_ms - now_ms);
+    return at_ms <= now_ms;
+}
+
+void upkeep_run(struct queue *queue)
+{
+    uint64_t since_ns = loop_precise_ns(queue->host->loop);
+    struct queue_upkeep *upkeep = queue->upkeep;
+    enum settle_reason why;
+    bool some = false;
+
+    timer_stop(&upkeep->timer);
+    while (!queue->rests && queue->ready > 0 && must_go(queue, queue_head(queue), &why)) {
+        remove_ready(queue, queue_head(queue), why);
+        some = true;
+        if (loop_precise_ns(queue->host->loop) - since_ns > JOB_SLICE_NS) {
+            wait_ms(queue, 0);
+            break;
+        }
+    }
+    if (queue->ready + queue->leased == 0)
+        upkeep->has_mortals = false;
+    if (some)
+        queue_activate(queue); /* single gets may wait behind what has gone */
+}
+
+void upkeep_look(struct queue *queue)
+{
+    struct queue_host *host = queue->host;
+
+    if (queue->closed || queue->rests || queue->ready == 0 || list_linked(&queue->upkeep->link))
+        return;
+    if (!is_over(queue) && !may_expire(queue->upkeep))
+        return;
+    list_append(&host->upkeep, &queue->upkeep->link);
+    if (host->has_begun)
+        loop_defer(host->loop, &host->upkeep_task, LOOP_COMMIT);
+}
+
+void queue_rest(struct queue *queue, bool rests)
+{
+    queue->rests = rests;
+    if (queue->upkeep)
+        upkeep_look(queue);
+}
+
+void queue_host_begin(struct queue_host *host)
+{
+    host->has_begun = true;
+    if (!list_empty(&host->upkeep))
+        loop_defer(host->loop, &host->upkeep_task, LOOP_COMMIT);
+}
+
+void queue_host_rest(struct queue_host *host)
+{
+    host->has_begun = false;
+    task_cancel(&host->upkeep_task);
+}
+
+void upkeep_task_run(struct task *task)
+{
+    struct queue_host *host = CONTAINER_OF(task, struct queue_host, upkeep_task);
+    uint64_t since_ns = loop_precise_ns(host->loop);
+
+    for (struct list *link; (link = list_take_first(&host->upkeep));) {
+        upkeep_run(CONTAINER_OF(link, struct queue_upkeep, link)->queue);
+        if (loop_precise_ns(host->loop) - since_ns > TURN_SLICE_NS)
+            break;
+    }
+    if (!list_empty(&host->upkeep))
+        loop_defer(host->loop, task, LOOP_COMMIT);
+}
+
+void queue_has_mortals(struct queue *queue)
+{
+    upkeep_of(queue)->has_mortals = true;
+}
