@@ -45,10 +45,16 @@ void upkeep_end(struct queue *queue)
     queue->upkeep = NULL;
 }
 
+static bool lets_be(const struct queue_rules *r)
+{
+    return r->length_max == no_rules.length_max && r->bytes_max == no_rules.bytes_max &&
+           r->lives_ms == no_rules.lives_ms && r->returns_max == no_rules.returns_max && !r->buries;
+}
+
 void queue_set_rules(struct queue *queue, const struct queue_rules *rules)
 {
     ASSERT(!queue->closed);
-    if (!queue->upkeep && memcmp(rules, &no_rules, sizeof *rules) == 0)
+    if (!queue->upkeep && lets_be(rules))
         return;
     upkeep_of(queue)->rules = *rules;
     upkeep_look(queue);
