@@ -2,6 +2,7 @@
 number of them."""
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -141,6 +142,15 @@ def test_workers_have_threads(own_broker):
     broker = own_broker(settings={"workers": 3})
     assert "workers: 3, shards: 3" in broker.log()
     assert broker.stop() == 0
+
+
+def test_the_table_of_descriptors_is_large_from_the_start(own_broker):
+    """Growing it would stop a worker for milliseconds while many connect."""
+    broker = own_broker(settings={"workers": 2})
+    limit, _ = resource.prlimit(broker.process.pid, resource.RLIMIT_NOFILE)
+    with open(f"/proc/{broker.process.pid}/status", encoding="ascii") as status:
+        size = next(int(line.split()[1]) for line in status if line.startswith("FDSize:"))
+    assert size >= min(limit, 65536)
 
 
 def test_number_of_workers_is_checked(own_broker):
