@@ -548,6 +548,8 @@ static int handle_signals(struct process *process, struct failure *failure)
 
 static int prepare(struct process *process, struct failure *failure)
 {
+    int ignored = processors_set_slice(PROCESSORS_PROMPT_NS); /* all threads that are made below */
+    (void)ignored;
     process->worker_count =
         process->settings->workers ? process->settings->workers : processors_count();
     if (process->worker_count > SETTINGS_WORKERS_MAX)

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define FILE_MAX 4096
@@ -97,4 +98,33 @@ int processors_bind(unsigned index, unsigned processors_min)
                                                            : error_from_errno(errno);
     }
     return E_UNSUPPORTED;
+}
+
+/* As the system calls know it, which the C library has no functions for. */
+struct attributes {
+    uint32_t size;
+    uint32_t policy;
+    uint64_t flags;
+    int32_t nice;
+    uint32_t priority;
+    uint64_t runtime_ns; /* the slice, of a thread that is scheduled as usual */
+    uint64_t deadline_ns;
+    uint64_t period_ns;
+};
+
+int processors_set_slice(uint64_t slice_ns)
+{
+    struct attributes attributes;
+
+    if (syscall(SYS_sched_getattr, 0, &attributes, sizeof attributes, 0) != 0)
+        return E_UNSUPPORTED;
+    if (attributes.policy != SCHED_OTHER && attributes.policy != SCHED_BATCH)
+        return E_UNSUPPORTED;
+    attributes.runtime_ns = slice_ns;
+    if (syscall(SYS_sched_setattr, 0, &attributes, 0) != 0)
+        return error_from_errno(errno);
+    if (syscall(SYS_sched_getattr, 0, &attributes, sizeof attributes, 0) != 0 ||
+        (slice_ns && attributes.runtime_ns != slice_ns))
+        return E_UNSUPPORTED;
+    return 0;
 }

@@ -11,6 +11,8 @@
 #include <pthread.h>
 #include <sched.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 static void quotas_are_read(void **state)
 {
@@ -116,6 +118,61 @@ static void few_processors_are_left_to_the_system(void **state)
     assert_true(CPU_EQUAL(&before, &after));
 }
 
+struct slicing {
+    int result;
+    uint64_t maker_ns, made_ns, again_ns; /* as the system has it */
+};
+
+static uint64_t slice_now_ns(void)
+{
+    uint64_t attributes[6] = {0}; /* sched_setattr(2): the fourth is the run time */
+
+    assert_int_equal(syscall(SYS_sched_getattr, 0, attributes, sizeof attributes, 0), 0);
+    return attributes[3];
+}
+
+static void *made_thread(void *argument)
+{
+    struct slicing *slicing = argument;
+
+    slicing->made_ns = slice_now_ns();
+    int result = processors_set_slice(0);
+    assert_int_equal(result, 0);
+    slicing->again_ns = slice_now_ns();
+    return NULL;
+}
+
+static void *making_thread(void *argument)
+{
+    struct slicing *slicing = argument;
+    pthread_t thread;
+
+    slicing->result = processors_set_slice(PROCESSORS_PROMPT_NS);
+    slicing->maker_ns = slice_now_ns();
+    if (slicing->result == 0 && pthread_create(&thread, NULL, made_thread, slicing) == 0)
+        pthread_join(thread, NULL);
+    return NULL;
+}
+
+static void slices_are_those_of_threads_made_later(void **state)
+{
+    struct slicing slicing = {0};
+    uint64_t before_ns = slice_now_ns();
+    pthread_t thread;
+
+    (void)state;
+    assert_int_equal(pthread_create(&thread, NULL, making_thread, &slicing), 0);
+    pthread_join(thread, NULL);
+    assert_int_equal(slice_now_ns(), before_ns); /* it was not about this thread */
+    if (slicing.result != 0) { /* a system that does not know them, or does not allow it */
+        assert_true(slicing.result == E_UNSUPPORTED || slicing.result == E_DENIED);
+        return;
+    }
+    assert_int_equal(slicing.maker_ns, PROCESSORS_PROMPT_NS);
+    assert_int_equal(slicing.made_ns, PROCESSORS_PROMPT_NS);
+    assert_int_not_equal(slicing.again_ns, PROCESSORS_PROMPT_NS);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -123,6 +180,7 @@ int main(void)
         cmocka_unit_test(groups_are_found),
         cmocka_unit_test(a_thread_is_bound_to_one),
         cmocka_unit_test(few_processors_are_left_to_the_system),
+        cmocka_unit_test(slices_are_those_of_threads_made_later),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

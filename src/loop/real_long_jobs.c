@@ -6,6 +6,7 @@
 
 #include "base/assert.h"
 #include "base/memory.h"
+#include "loop/processors.h"
 
 #include <pthread.h>
 #include <stdlib.h>
@@ -54,6 +55,8 @@ static void *work(void *context)
 {
     /* of this thread alone, on Linux; where it is refused it is only less polite */
     (void)setpriority(PRIO_PROCESS, (id_t)gettid(), NICE);
+    int result = processors_set_slice(0);
+    (void)result;
     for (struct long_job *waiting; (waiting = next(context));) {
         struct job *job = waiting->job;
         job->work(job);
