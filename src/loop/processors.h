@@ -23,11 +23,11 @@ unsigned processors_count(void);
 #define PROCESSORS_BIND_MIN 4
 int processors_bind(unsigned index, unsigned processors_min) MUST_CHECK;
 
-/* Asks that the calling thread, and the threads it makes from then on, get a processor for that long
- * at a time when others want it too; 0: for as long as the system thinks best. It is not about how
- * much a thread gets, but about when: one that awakes, and has not had more than its share, is let
- * on at once where one with longer slices runs, instead of after the rest of that slice (up to a
- * tick, 4 ms). For threads that mostly wait. Needs no privilege. At least 0.1 ms, at most 100 ms.
+/* Asks that the calling thread, and the threads it makes from then on, get a processor for that
+ * long at a time when others want it too; 0: for as long as the system thinks best. It is not about
+ * how much a thread gets, but about when: one that awakes, and has not had more than its share, is
+ * let on at once where one with longer slices runs, instead of after the rest of that slice (up to
+ * a tick, 4 ms). For threads that mostly wait. Needs no privilege. At least 0.1 ms, at most 100 ms.
  *
  * E_UNSUPPORTED where it is not to be had (Linux before 6.12, which ignores it or refuses; a thread
  * that is not scheduled as usual); E_DENIED. Then all is as before. */

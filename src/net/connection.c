@@ -134,10 +134,18 @@ static void deadline_fire(struct timer *timer)
 
 /* ---- output ---- */
 
+/* Does it wait behind the others? */
+static bool is_patient(const struct connection *c)
+{
+    return !c->wire.is_established || c->wire.again || c->again || c->state == CONNECTION_CLOSING;
+}
+
 static void flush_later(struct connection *c)
 {
+    struct connection_host *host = c->host;
+
     if (!list_linked(&c->touched))
-        list_append(&c->host->touched, &c->touched);
+        list_append(is_patient(c) ? &host->patient_touched : &host->touched, &c->touched);
     loop_defer(loop_of(c), &c->host->flush, LOOP_FLUSH);
 }
 
@@ -457,18 +465,18 @@ static bool has_read_enough(struct connection_host *host)
     return loop_precise_ns(loop) - loop_now_ns(loop) >= TURN_SLICE_NS;
 }
 
-/* Into one of the two lists, unless it is in one already. */
-static void read_later(struct connection *c, struct list *list)
+/* Unless it waits already. */
+static void read_later(struct connection *c)
 {
     struct connection_host *host = c->host;
 
     if (!list_linked(&c->reader))
-        list_append(list, &c->reader);
+        list_append(is_patient(c) ? &host->patient_readers : &host->readers, &c->reader);
     if (!timer_is_set(&host->readers_timer))
         timer_set(&host->readers_timer, loop_now_ns(host->options.loop));
 }
 
-/* Of those who wait at least one has its turn, and of those who go on. */
+/* At least one of each list has its turn. */
 static void readers_fire(struct timer *timer)
 {
     struct connection_host *host = CONTAINER_OF(timer, struct connection_host, readers_timer);
@@ -480,19 +488,20 @@ static void readers_fire(struct timer *timer)
         if (has_read_enough(host))
             break;
     }
-    uint64_t start_ns = list_empty(&host->goers) ? 0 : loop_precise_ns(loop);
-    while ((link = list_take_first(&host->goers)) != NULL) {
+    uint64_t start_ns = list_empty(&host->patient_readers) ? 0 : loop_precise_ns(loop);
+    while ((link = list_take_first(&host->patient_readers)) != NULL) {
         read_now(CONTAINER_OF(link, struct connection, reader));
         if (loop_precise_ns(loop) - start_ns >= JOB_SLICE_NS)
             break;
     }
-    if (!list_empty(&host->readers) || !list_empty(&host->goers))
+    if (!list_empty(&host->readers) || !list_empty(&host->patient_readers))
         timer_set(timer, loop_now_ns(loop));
 }
 
 static void connection_ready(void *context, unsigned events)
 {
     struct connection *c = context;
+    struct connection_host *host = c->host;
 
     if (events & STREAM_WRITABLE) {
         write_output(c);
@@ -500,10 +509,11 @@ static void connection_ready(void *context, unsigned events)
     }
     if (!(events & STREAM_READABLE) || !c->stream)
         return;
-    if (list_empty(&c->host->readers) && !list_linked(&c->reader) && !has_read_enough(c->host))
+    if (list_empty(&host->readers) && !list_linked(&c->reader) && !is_patient(c) &&
+        !has_read_enough(host))
         read_now(c);
     else
-        read_later(c, &c->host->readers);
+        read_later(c);
 }
 
 static void look_at_wishes(struct connection *c)
@@ -514,7 +524,7 @@ static void look_at_wishes(struct connection *c)
     if (c->wire.again || goes_on) {
         c->wire.again = false;
         c->again = true;
-        read_later(c, &c->host->goers);
+        read_later(c);
     }
     if (c->wire.finished)
         begin_close(c, CLOSE_PROTOCOL);
@@ -533,24 +543,34 @@ static void flush(struct connection *c)
     update_wants(c);
 }
 
+/* At least one. Who has to wait comes first in the next turn. */
+static void flush_some(struct loop *loop, struct list *list, uint64_t slice_ns)
+{
+    struct list now;
+    struct list *link;
+
+    if (list_empty(list))
+        return;
+    uint64_t start_ns = loop_precise_ns(loop);
+    list_init(&now);
+    list_move_all(&now, list);
+    while ((link = list_take_first(&now)) != NULL) {
+        flush(CONTAINER_OF(link, struct connection, touched));
+        if (loop_precise_ns(loop) - start_ns >= slice_ns)
+            break;
+    }
+    list_move_all(&now, list);
+    list_move_all(list, &now);
+}
+
 static void flush_run(struct task *task)
 {
     struct connection_host *host = CONTAINER_OF(task, struct connection_host, flush);
     struct loop *loop = host->options.loop;
-    uint64_t start_ns = loop_precise_ns(loop);
-    struct list now;
-    struct list *link;
 
-    list_init(&now);
-    list_move_all(&now, &host->touched);
-    while ((link = list_take_first(&now)) != NULL) {
-        flush(CONTAINER_OF(link, struct connection, touched));
-        if (loop_precise_ns(loop) - start_ns >= TURN_SLICE_NS)
-            break;
-    }
-    list_move_all(&now, &host->touched); /* who had to wait comes first */
-    list_move_all(&host->touched, &now);
-    if (!list_empty(&host->touched))
+    flush_some(loop, &host->touched, TURN_SLICE_NS);
+    flush_some(loop, &host->patient_touched, JOB_SLICE_NS);
+    if (!list_empty(&host->touched) || !list_empty(&host->patient_touched))
         loop_defer(loop, task, LOOP_FLUSH);
 }
 
@@ -564,15 +584,17 @@ static void touched(struct wire *wire)
 void connection_host_init(struct connection_host *host)
 {
     list_init(&host->readers);
-    list_init(&host->goers);
+    list_init(&host->patient_readers);
     list_init(&host->touched);
+    list_init(&host->patient_touched);
     timer_init(&host->readers_timer, host->options.loop, readers_fire);
     task_init(&host->flush, flush_run);
 }
 
 void connection_host_fini(struct connection_host *host)
 {
-    ASSERT(list_empty(&host->readers) && list_empty(&host->goers) && list_empty(&host->touched));
+    ASSERT(list_empty(&host->readers) && list_empty(&host->patient_readers));
+    ASSERT(list_empty(&host->touched) && list_empty(&host->patient_touched));
     timer_stop(&host->readers_timer);
     task_cancel(&host->flush);
     output_cache_fini(&host->chunks);

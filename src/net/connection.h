@@ -41,13 +41,15 @@ struct connection_host {
                                before the first connection */
 
     /* However many connections are ready, a turn reads for TURN_SLICE_NS and writes for as long.
-     * Who has to wait is first in the next turn. Those who go on with what they have sent before
-     * get JOB_SLICE_NS of their own: a thousand requests at once hold nobody up who sends one. */
+     * Who has to wait is first in the next turn. Those who are *patient* wait behind the others,
+     * and get JOB_SLICE_NS of their own: who has not logged in, who goes on with what was sent
+     * before, who closes. So a thousand requests or logins at once hold nobody up who sends one. */
     struct list readers; /* by connection.reader */
-    struct list goers;   /* the same */
+    struct list patient_readers;
     struct timer readers_timer;
     struct list touched; /* by connection.touched */
-    struct task flush;   /* FLUSH */
+    struct list patient_touched;
+    struct task flush; /* FLUSH */
     void (*gone)(struct connection_host *host);
 };
 
@@ -68,8 +70,8 @@ struct connection {
     bool was_paused;
     uint8_t *rest; /* input that the session has left */
     size_t rest_size, rest_capacity;
-    struct list reader;   /* in host.readers: waits for its turn to read; in goers: for `again` */
-    struct list touched;  /* in host.touched: something to write, or wishes */
+    struct list reader;   /* in host.readers or patient_readers: waits for its turn */
+    struct list touched;  /* in host.touched or patient_touched: something to write, or wishes */
     bool again;           /* input() is to be called without new bytes */
     struct task teardown; /* DISPATCH: the next step of closing */
     struct timer tick;

@@ -25,6 +25,7 @@ struct service {
     bool one_at_a_time; /* each input() takes one item and asks for `again` */
     bool stuck;         /* takes nothing and does not say why */
     bool refuse_open;
+    bool no_logins; /* those who connect now never log in */
     size_t input_max;
     unsigned close_slices;
     uint64_t idle_at_ns;
@@ -58,6 +59,7 @@ static int echo_open(void *context, struct wire *wire, void **to)
     struct session *session = calloc(1, sizeof *session);
     session->service = service;
     session->wire = wire;
+    wire->is_established = !service->no_logins;
     session->slices_left = service->close_slices;
     service->opened++;
     service->session = session;
@@ -922,6 +924,41 @@ static void who_goes_on_holds_nobody_up(void **state)
     }
 }
 
+/* The same with those who have not logged in, of whom one or two a turn are read and written to. */
+static void strangers_hold_nobody_up(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 0; seed < 10; seed++) {
+        struct scene s;
+        struct logger logger;
+        struct client c[MANY], known;
+        unsigned turns = 0;
+        scene_begin(&s, seed, &logger, NULL);
+        simulated_options(s.loop)->short_ppm = 0;
+        client_connect(&known, s.loop, "\0\1x", 3);
+        run_ms(&s, 50);
+        s.service.no_logins = true;
+        for (int i = 0; i < MANY; i++)
+            client_connect(&c[i], s.loop, "\0\1x", 3);
+        run_ms(&s, 50);
+        simulated_options(s.loop)->jump_ppm = 1000000;
+        for (int i = 0; i < MANY; i++)
+            client_send(&c[i], "\0\1y", 3);
+        client_send(&known, "\0\1y", 3);
+        for (; known.received_size < 6; turns++)
+            assert_true(simulated_run_turns(s.loop, 1));
+        assert_in_range(turns, 1, 60); /* and not one for each of the others */
+        simulated_options(s.loop)->jump_ppm = 0;
+        run_ms(&s, 60000);
+        for (int i = 0; i < MANY; i++) {
+            assert_int_equal(c[i].received_size, 6);
+            client_close(&c[i]);
+        }
+        client_close(&known);
+        scene_end(&s);
+    }
+}
+
 /* At any moment, with connections in every state. */
 static void a_crash_leaves_nothing(void **state)
 {
@@ -982,6 +1019,7 @@ int main(void)
         cmocka_unit_test(one_connection_cannot_hog_a_turn),
         cmocka_unit_test(many_connections_share_the_turns),
         cmocka_unit_test(who_goes_on_holds_nobody_up),
+        cmocka_unit_test(strangers_hold_nobody_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

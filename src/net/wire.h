@@ -22,6 +22,10 @@ struct wire {
     bool paused;   /* do not read: the session is out of credit, or waits for something */
     bool finished; /* write what is pending, then close */
 
+    /* The session says so when its peer has logged in; before that, the connection's work waits
+     * behind that of others. Operators' sessions never do. */
+    bool is_established;
+
     /* Facts. */
     const char *protocol; /* as in "amqp" */
     char peer_host[64];

@@ -323,6 +323,7 @@ static void open_done(struct session *session)
     }
     session_write(session, 0, &(struct method){.id = METHOD_connection_open_ok});
     session->state = SESSION_RUNNING;
+    session->wire->is_established = true;
     log_info(session->logger, "connection",
              "connection %s: user '%s' authenticated and granted access to vhost '%s'",
              session->name, session->user, session->vhost);

@@ -38,6 +38,7 @@ static void test_handshake(const struct ways *ways)
     assert_int_equal(m.connection_tune.channel_max, 2047);
     assert_int_equal(m.connection_tune.frame_max, 131072);
     assert_int_equal(m.connection_tune.heartbeat, 60);
+    assert_false(peer.wire.is_established);
     SAY(&peer, 0, connection_tune_ok, .channel_max = 10, .frame_max = 4096, .heartbeat = 10);
     /* open and what follows may come together */
     peer_send_method(
@@ -46,6 +47,7 @@ static void test_handshake(const struct ways *ways)
     SAY_EMPTY(&peer, 1, channel_open);
     expect(&peer, 0, METHOD_connection_open_ok);
     expect(&peer, 1, METHOD_channel_open_ok);
+    assert_true(peer.wire.is_established);
     ASK(&peer, 0, connection_close_ok, connection_close, .reply_code = 200);
     assert_true(peer.wire.finished);
     end(&peer);
