@@ -319,7 +319,7 @@ int subscribe_here(struct hosted *hosted, struct subscription *subscription,
                    struct failure *failure) MUST_CHECK;
 int get_here(struct request *request, struct hosted *hosted) MUST_CHECK;
 int purge_here(struct request *request, struct hosted *hosted) MUST_CHECK;
-void settle_here(struct queue *queue, uint64_t sequence, enum outcome outcome);
+void settle_here(struct queue *queue, uint64_t first, uint64_t last, enum outcome outcome);
 
 /* Its client has closed before it could be told. */
 void get_give_back(struct request *request);

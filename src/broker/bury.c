@@ -105,7 +105,9 @@ static void burial_completed(void *session, struct request *request)
 
 static void settle_alone(struct burial *burial, enum outcome outcome)
 {
-    settle_anywhere(burial->worker, burial->queue->id, burial->dead.sequence, outcome);
+    uint64_t sequence = burial->dead.sequence;
+
+    settle_anywhere(burial->worker, burial->queue->id, sequence, sequence, outcome);
     burial_end(burial);
 }
 

@@ -441,28 +441,45 @@ const struct queue_events worker_queue_events = {.deliver = deliver, .get = get,
 
 /* ---- settling ---- */
 
-void settle_here(struct queue *queue, uint64_t sequence, enum outcome outcome)
+static void return_here(struct queue *queue, uint64_t first, uint64_t last, bool seen, bool counted)
+{
+    for (uint64_t sequence = first; sequence <= last; sequence++)
+        queue_return(queue, sequence, seen, counted);
+}
+
+void settle_here(struct queue *queue, uint64_t first, uint64_t last, enum outcome outcome)
 {
     switch (outcome) {
     case OUTCOME_ACCEPT:
-        queue_settle(queue, sequence, SETTLE_ACCEPTED);
+        queue_settle_range(queue, first, last, SETTLE_ACCEPTED);
         break;
     case OUTCOME_REJECT:
-        queue_settle(queue, sequence, SETTLE_REJECTED);
+        queue_settle_range(queue, first, last, SETTLE_REJECTED);
         break;
     case OUTCOME_RETURN:
-        queue_return(queue, sequence, true, false);
+        return_here(queue, first, last, true, false);
         break;
     case OUTCOME_RETURN_COUNTED:
-        queue_return(queue, sequence, true, true);
+        return_here(queue, first, last, true, true);
         break;
     case OUTCOME_RETURN_UNSEEN:
-        queue_return(queue, sequence, false, false);
+        return_here(queue, first, last, false, false);
         break;
     case OUTCOME_BURIED:
-        queue_settle(queue, sequence, SETTLE_BURIED);
+        queue_settle_range(queue, first, last, SETTLE_BURIED);
         break;
     }
+}
+
+/* How many leases from the first on are of one queue and follow each other there. */
+static size_t neighbours_at(const struct lease *leases, size_t count)
+{
+    size_t n = 1;
+
+    while (n < count && leases[n].queue == leases->queue &&
+           leases[n].sequence == leases->sequence + n)
+        n++;
+    return n;
 }
 
 void broker_settle(struct client *client, const struct lease *leases, size_t count,
@@ -470,13 +487,13 @@ void broker_settle(struct client *client, const struct lease *leases, size_t cou
 {
     (void)client;
     ASSERT(count <= SETTLE_SLICE);
-    for (size_t i = 0; i < count; i++) {
+    for (size_t i = 0; i < count;) {
+        size_t neighbours = neighbours_at(leases + i, count - i);
         struct catalog_queue *queue = leases[i].queue;
-        if (queue->hosted)
-            hosted_settle(queue->hosted, leases[i].sequence, outcome);
-        else if (!queue->home->is_here)
-            peer_settle(peer_of(queue->home), queue->id, leases[i].sequence, outcome);
-        catalog_queue_unref(queue);
+        uint64_t first = leases[i].sequence;
+        settle_leases(queue, first, first + neighbours - 1, outcome);
+        for (size_t end = i + neighbours; i < end; i++)
+            catalog_queue_unref(queue);
     }
 }
 

@@ -304,7 +304,7 @@ struct letter_move_message {
 
 struct letter_move_settle {
     struct letter_move move;
-    uint64_t sequence;
+    uint64_t first, last;
     uint32_t outcome;
 };
 

@@ -140,10 +140,12 @@ void leaving_go_on(struct leaving *leaving);
 void leaving_end(struct leaving *leaving);
 void leaving_free(struct leaving *leaving);
 
-/* What becomes of a lease, wherever its queue lives. */
-void settle_anywhere(struct worker *worker, uint64_t queue, uint64_t sequence,
+/* What becomes of leases, a range of sequences, wherever their queue lives. By its id it may have
+ * been deleted meanwhile, and the messages with it. */
+void settle_leases(const struct catalog_queue *queue, uint64_t first, uint64_t last,
+                   enum outcome outcome);
+void settle_anywhere(struct worker *worker, uint64_t queue, uint64_t first, uint64_t last,
                      enum outcome outcome);
-void hosted_settle(struct hosted *hosted, uint64_t sequence, enum outcome outcome);
 
 struct move_begin {
     uint64_t queue, number;
@@ -154,8 +156,8 @@ struct move_begin {
 void arriving_begin(struct worker *worker, const struct move_begin *begin);
 void arriving_message(struct worker *worker, uint64_t queue, uint64_t number,
                       const struct queue_traveller *traveller);
-void arriving_settle(struct worker *worker, uint64_t queue, uint64_t number, uint64_t sequence,
-                     enum outcome outcome);
+void arriving_settle(struct worker *worker, uint64_t queue, uint64_t number, uint64_t first,
+                     uint64_t last, enum outcome outcome);
 void arriving_end(struct worker *worker, uint64_t queue, uint64_t number);
 
 /* ---- deciding (move_decide.c) ---- */
@@ -189,7 +191,7 @@ void peer_tell_begin(struct worker *worker, unsigned to, const struct move_begin
 void peer_tell_message(struct worker *worker, unsigned to, uint64_t queue, uint64_t number,
                        const struct queue_traveller *traveller);
 void peer_tell_settle(struct worker *worker, unsigned to, uint64_t queue, uint64_t number,
-                      uint64_t sequence, enum outcome outcome);
+                      uint64_t first, uint64_t last, enum outcome outcome);
 void peer_tell_end(struct worker *worker, unsigned to, uint64_t queue, uint64_t number);
 void peer_tell_result(struct worker *worker, uint64_t queue, uint64_t number, int result);
 void peer_tell_gone(struct worker *worker, unsigned to, uint64_t queue, uint32_t count);

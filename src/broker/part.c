@@ -214,7 +214,7 @@ static void end_one(const struct item *item, bool commit)
     else if (commit && is_publish)
         queue_return(queue, sequence, false, false);
     else if (commit)
-        settle_here(queue, sequence, (enum outcome)(item->what.kind - ITEM_ACCEPT));
+        settle_here(queue, sequence, sequence, (enum outcome)(item->what.kind - ITEM_ACCEPT));
     else if (is_publish)
         queue_settle(queue, sequence, SETTLE_DROPPED);
     else

@@ -122,7 +122,8 @@ int peer_purge(struct request *request, struct catalog_queue *queue) MUST_CHECK;
 int peer_counts(struct request *request, struct catalog_queue *queue) MUST_CHECK;
 int peer_delete(struct request *request, struct catalog_queue *queue, bool if_unused,
                 bool if_empty) MUST_CHECK;
-void peer_settle(struct peer *peer, uint64_t queue, uint64_t sequence, enum outcome outcome);
+void peer_settle(struct peer *peer, uint64_t queue, uint64_t first, uint64_t last,
+                 enum outcome outcome);
 
 /* Returns the ticket, if one is wanted. */
 uint64_t peer_publish(struct peer *peer, const struct message *message,

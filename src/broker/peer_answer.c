@@ -371,12 +371,10 @@ static void publish(struct peer *peer, struct slice bytes)
 static void settle(struct peer *peer, struct slice bytes)
 {
     const struct letter_settle *letter = letter_at(bytes);
-    const struct catalog_queue *queue =
-        catalog_queue_by_id(&peer->place.worker->catalog, letter->queue);
 
     /* it may be on its way, or have gone elsewhere meanwhile */
-    for (uint64_t sequence = letter->first; queue && sequence <= letter->last; sequence++)
-        settle_anywhere(peer->place.worker, letter->queue, sequence, (enum outcome)letter->outcome);
+    settle_anywhere(peer->place.worker, letter->queue, letter->first, letter->last,
+                    (enum outcome)letter->outcome);
 }
 
 static void unsubscribe(struct peer *peer, struct slice bytes)

@@ -60,7 +60,8 @@ static void take_delivery(struct peer *peer, struct request *request, struct let
         message_unref(delivery->message);
     delivery->message = NULL;
     if (!request->settles_itself)
-        settle_anywhere(worker, request->number, answer->sequence, OUTCOME_RETURN_UNSEEN);
+        settle_anywhere(worker, request->number, answer->sequence, answer->sequence,
+                        OUTCOME_RETURN_UNSEEN);
 }
 
 static void answer_came(struct peer *peer, struct slice bytes)
@@ -157,22 +158,22 @@ static void confirm_came(struct peer *peer, struct slice bytes)
 /* ---- settling ---- */
 
 static void __attribute__((noinline))
-settle_anew(struct peer *peer, uint64_t queue, uint64_t sequence, enum outcome outcome)
+settle_anew(struct peer *peer, uint64_t queue, uint64_t first, uint64_t last, enum outcome outcome)
 {
     struct letter_settle *letter = peer_write(peer, LETTER_SETTLE, sizeof *letter);
 
-    *letter = (struct letter_settle){queue, sequence, sequence, outcome};
+    *letter = (struct letter_settle){queue, first, last, outcome};
 }
 
-void peer_settle(struct peer *peer, uint64_t queue, uint64_t sequence, enum outcome outcome)
+void peer_settle(struct peer *peer, uint64_t queue, uint64_t first, uint64_t last,
+                 enum outcome outcome)
 {
     struct letter_settle *letter = peer_last(peer, LETTER_SETTLE);
 
-    if (letter && letter->queue == queue && letter->outcome == outcome &&
-        letter->last + 1 == sequence)
-        letter->last = sequence;
+    if (letter && letter->queue == queue && letter->outcome == outcome && letter->last + 1 == first)
+        letter->last = last;
     else
-        settle_anew(peer, queue, sequence, outcome);
+        settle_anew(peer, queue, first, last, outcome);
 }
 
 /* ---- consuming ---- */
@@ -303,9 +304,10 @@ void peer_unsubscribe(struct subscription *subscription)
 {
     struct worker *worker = subscription->client->worker;
 
-    LIST_EACH (&subscription->held, link)
-        settle_anywhere(worker, subscription->queue_id,
-                        CONTAINER_OF(link, struct held, link)->sequence, OUTCOME_RETURN_UNSEEN);
+    LIST_EACH (&subscription->held, link) {
+        uint64_t sequence = CONTAINER_OF(link, struct held, link)->sequence;
+        settle_anywhere(worker, subscription->queue_id, sequence, sequence, OUTCOME_RETURN_UNSEEN);
+    }
     if (subscription->is_adrift) {
         move_consumers_gone(worker, subscription->queue_id, 1);
     } else if (!subscription->ended) {
@@ -353,7 +355,7 @@ static int deliver(struct subscription *subscription, struct message *message, u
         return result;
     worker->delivered++;
     if (subscription->consumer.settles_itself)
-        settle_anywhere(worker, queue->id, sequence, OUTCOME_ACCEPT);
+        settle_leases(queue, sequence, sequence, OUTCOME_ACCEPT);
     else
         catalog_queue_ref(queue);
     return 0;
@@ -409,7 +411,7 @@ static void deliver_one(struct peer *peer, struct letter_deliver *letter)
         if (message)
             hold(subscription, message, letter);
         else /* cancelled since; or out of memory */
-            settle_anywhere(peer->place.worker, letter->queue, letter->sequence,
+            settle_anywhere(peer->place.worker, letter->queue, letter->sequence, letter->sequence,
                             OUTCOME_RETURN_UNSEEN);
     }
     message_lent_end(lent);

@@ -45,12 +45,12 @@ void peer_tell_message(struct worker *worker, unsigned to, uint64_t queue, uint6
 }
 
 void peer_tell_settle(struct worker *worker, unsigned to, uint64_t queue, uint64_t number,
-                      uint64_t sequence, enum outcome outcome)
+                      uint64_t first, uint64_t last, enum outcome outcome)
 {
     struct letter_move_settle *letter =
         peer_write(worker->peers[to], LETTER_MOVE_SETTLE, sizeof *letter);
 
-    *letter = (struct letter_move_settle){{queue, number}, sequence, outcome};
+    *letter = (struct letter_move_settle){{queue, number}, first, last, outcome};
 }
 
 void peer_tell_end(struct worker *worker, unsigned to, uint64_t queue, uint64_t number)
@@ -156,8 +156,8 @@ static void settle(struct peer *peer, struct slice bytes)
 {
     const struct letter_move_settle *letter = letter_at(bytes);
 
-    arriving_settle(peer->place.worker, letter->move.queue, letter->move.number, letter->sequence,
-                    (enum outcome)letter->outcome);
+    arriving_settle(peer->place.worker, letter->move.queue, letter->move.number, letter->first,
+                    letter->last, (enum outcome)letter->outcome);
 }
 
 static void end(struct peer *peer, struct slice bytes)

@@ -12,36 +12,46 @@ static bool goes_elsewhere(const struct leaving *leaving)
 }
 
 /* What has been told already has to be told of. */
-static void leaving_settled(struct leaving *leaving, uint64_t sequence, enum outcome outcome)
+static void leaving_settled(struct leaving *leaving, uint64_t first, uint64_t last,
+                            enum outcome outcome)
 {
     struct worker *worker = leaving->worker;
     uint64_t id = leaving->hosted->queue.id;
 
-    if (!leaving->has_begun || sequence >= leaving->walk.at)
+    if (!leaving->has_begun || first >= leaving->walk.at)
         return;
+    if (last >= leaving->walk.at)
+        last = leaving->walk.at - 1;
     if (goes_elsewhere(leaving))
-        peer_tell_settle(worker, leaving->target, id, leaving->number, sequence, outcome);
+        peer_tell_settle(worker, leaving->target, id, leaving->number, first, last, outcome);
     else
-        arriving_settle(worker, id, leaving->number, sequence, outcome);
+        arriving_settle(worker, id, leaving->number, first, last, outcome);
 }
 
-void hosted_settle(struct hosted *hosted, uint64_t sequence, enum outcome outcome)
+static void hosted_settle(struct hosted *hosted, uint64_t first, uint64_t last,
+                          enum outcome outcome)
 {
-    settle_here(&hosted->queue, sequence, outcome);
+    settle_here(&hosted->queue, first, last, outcome);
     if (hosted->leaving)
-        leaving_settled(hosted->leaving, sequence, outcome);
+        leaving_settled(hosted->leaving, first, last, outcome);
 }
 
-void settle_anywhere(struct worker *worker, uint64_t id, uint64_t sequence, enum outcome outcome)
+void settle_leases(const struct catalog_queue *queue, uint64_t first, uint64_t last,
+                   enum outcome outcome)
+{
+    if (queue->hosted)
+        hosted_settle(queue->hosted, first, last, outcome);
+    else if (!queue->home->is_here)
+        peer_settle(peer_of(queue->home), queue->id, first, last, outcome);
+}
+
+void settle_anywhere(struct worker *worker, uint64_t id, uint64_t first, uint64_t last,
+                     enum outcome outcome)
 {
     const struct catalog_queue *queue = catalog_queue_by_id(&worker->catalog, id);
 
-    if (!queue)
-        return; /* it has been deleted, and the message with it */
-    if (queue->hosted)
-        hosted_settle(queue->hosted, sequence, outcome);
-    else if (!queue->home->is_here)
-        peer_settle(peer_of(queue->home), id, sequence, outcome);
+    if (queue)
+        settle_leases(queue, first, last, outcome);
 }
 
 /* ---- leaving ---- */
@@ -167,8 +177,10 @@ static void tell_dead(struct leaving *leaving)
 {
     const struct queue *queue = &leaving->hosted->queue;
 
-    for (uint32_t i = 0; i < queue_dead_count(queue); i++)
-        leaving_settled(leaving, queue_dead_at(queue, i).sequence, OUTCOME_REJECT);
+    for (uint32_t i = 0; i < queue_dead_count(queue); i++) {
+        uint64_t sequence = queue_dead_at(queue, i).sequence;
+        leaving_settled(leaving, sequence, sequence, OUTCOME_REJECT);
+    }
 }
 
 static void tell_end(struct leaving *leaving)
@@ -314,8 +326,8 @@ void arriving_message(struct worker *worker, uint64_t id, uint64_t number,
     queue_arrive(queue, traveller, position);
 }
 
-void arriving_settle(struct worker *worker, uint64_t id, uint64_t number, uint64_t sequence,
-                     enum outcome outcome)
+void arriving_settle(struct worker *worker, uint64_t id, uint64_t number, uint64_t first,
+                     uint64_t last, enum outcome outcome)
 {
     const struct catalog_queue *queue = catalog_queue_by_id(&worker->catalog, id);
     const struct move *move = queue ? queue->move : NULL;
@@ -324,9 +336,9 @@ void arriving_settle(struct worker *worker, uint64_t id, uint64_t number, uint64
         return;
     if (move && move->arriving && move->number == number) {
         if (!move->has_failed)
-            settle_here(&move->arriving->queue, sequence, outcome);
+            settle_here(&move->arriving->queue, first, last, outcome);
     } else if (queue->hosted && queue->hosted->arrived_by == number) {
-        hosted_settle(queue->hosted, sequence, outcome);
+        hosted_settle(queue->hosted, first, last, outcome);
     }
 }
 

@@ -288,6 +288,58 @@ void queue_gone(struct queue *queue, uint64_t sequence, enum settle_reason why)
         page_trim(queue, page_number(sequence));
 }
 
+/* Those of these sequences of a page that are in the log. */
+static uint64_t logged_bits(const struct queue_page *page, uint64_t bits)
+{
+    uint64_t logged = 0;
+
+    for (; bits; bits &= bits - 1)
+        logged |= page->positions[__builtin_ctzll(bits)] ? bits & -bits : 0;
+    return logged;
+}
+
+/* Of one page. The log is told first: what it is to release has to be behind the cause. */
+static void settle_in_page(struct queue *queue, uint64_t number, uint64_t bits,
+                           enum settle_reason why)
+{
+    struct queue_page *page = page_get(queue, number);
+    uint64_t start = number * QUEUE_PAGE;
+    uint64_t logged = queue->log ? logged_bits(page, bits) : 0;
+
+    if (logged)
+        queue_touch(queue);
+    while (logged) {
+        uint64_t first = (unsigned)__builtin_ctzll(logged);
+        uint64_t others = ~(logged >> first);
+        uint64_t last = others ? first + (unsigned)__builtin_ctzll(others) - 1 : QUEUE_PAGE - 1;
+        log_settle(queue->log, queue->id, start + first, start + last, why);
+        logged &= ~page_bits_to(last) & page_bits_from(first);
+    }
+    queue->settled += (unsigned)__builtin_popcountll(bits);
+    for (; bits; bits &= bits - 1)
+        queue_remove(queue, page, start + (unsigned)__builtin_ctzll(bits));
+    if (page->live == 0)
+        page_trim(queue, number);
+}
+
+void queue_settle_range(struct queue *queue, uint64_t first, uint64_t last, enum settle_reason why)
+{
+    if (queue->closed)
+        return;
+    if (why == SETTLE_REJECTED && queue->upkeep) {
+        for (uint64_t sequence = first; sequence <= last; sequence++)
+            queue_die(queue, sequence, why);
+        return;
+    }
+    for (uint64_t number = page_number(first); number <= page_number(last); number++) {
+        const struct queue_page *page = page_get(queue, number);
+        uint64_t bits = number == page_number(first) ? page_bits_from(first) : ~0ull;
+        bits &= number == page_number(last) ? page_bits_to(last) : ~0ull;
+        ASSERT(page && (page->leased & bits) == bits);
+        settle_in_page(queue, number, bits, why);
+    }
+}
+
 void queue_return(struct queue *queue, uint64_t sequence, bool seen, bool counted)
 {
     if (queue->closed)
@@ -353,7 +405,7 @@ bool queue_is_logged(const struct queue *queue, uint64_t sequence)
     return page && page->positions[sequence % QUEUE_PAGE] != 0;
 }
 
-/* How many sequences a resumable walk does between two looks at the clock: a page. */
+/* A resumable walk looks at the clock once a page. */
 static bool slice_is_over(struct queue *queue, uint64_t since_ns)
 {
     return loop_precise_ns(queue->host->loop) - since_ns > JOB_SLICE_NS;
@@ -363,34 +415,24 @@ uint64_t queue_purge(struct queue *queue, uint64_t end, uint64_t *position, enum
 {
     uint64_t since_ns = loop_precise_ns(queue->host->loop);
     uint64_t removed = 0;
-    uint64_t first = 0, last = 0; /* a run that is not yet told to the log */
 
     while (!queue->closed && queue->ready > 0 && *position < end) {
         uint64_t sequence = queue_find_ready(queue, *position);
         if (sequence >= end || sequence >= queue->next)
             break;
-        if (sequence % QUEUE_PAGE == 0 && slice_is_over(queue, since_ns))
+        uint64_t number = page_number(sequence);
+        const struct queue_page *page = page_get(queue, number);
+        uint64_t bits = page->live & ~page->leased & page_bits_from(sequence);
+        if (number == page_number(end))
+            bits &= ~page_bits_from(end);
+        settle_in_page(queue, number, bits, why);
+        removed += (unsigned)__builtin_popcountll(bits);
+        *position = (number + 1) * QUEUE_PAGE;
+        if (slice_is_over(queue, since_ns))
             goto out;
-        struct queue_page *page = page_get(queue, page_number(sequence));
-        if (page->positions[sequence % QUEUE_PAGE]) {
-            if (first && sequence != last + 1) {
-                log_settle(queue->log, queue->id, first, last, why);
-                first = 0;
-            }
-            first = first ? first : sequence;
-            last = sequence;
-            queue_touch(queue);
-        }
-        queue_remove(queue, page, sequence);
-        page_trim(queue, page_number(sequence));
-        queue->settled++;
-        removed++;
-        *position = sequence + 1;
     }
     *position = end;
 out:
-    if (first)
-        log_settle(queue->log, queue->id, first, last, why);
     if (queue->returned_ready == 0)
         queue->returned_first = UINT64_MAX;
     return removed;

@@ -195,6 +195,7 @@ int queue_take(struct queue *queue, struct queue_item *item) MUST_CHECK;
 
 /* Of leased messages. In a closed queue they do nothing. */
 void queue_settle(struct queue *queue, uint64_t sequence, enum settle_reason why);
+void queue_settle_range(struct queue *queue, uint64_t first, uint64_t last, enum settle_reason why);
 
 /* seen: it goes out as redelivered from now on; counted: and its count grows. */
 void queue_return(struct queue *queue, uint64_t sequence, bool seen, bool counted);

@@ -26,10 +26,15 @@ static inline uint64_t page_bit(uint64_t sequence)
     return 1ull << (sequence % QUEUE_PAGE);
 }
 
-/* Bits of sequences from this one on, in its page. */
+/* Bits of sequences from this one on, and up to it, in its page. */
 static inline uint64_t page_bits_from(uint64_t sequence)
 {
     return ~0ull << (sequence % QUEUE_PAGE);
+}
+
+static inline uint64_t page_bits_to(uint64_t sequence)
+{
+    return ~0ull >> (QUEUE_PAGE - 1 - sequence % QUEUE_PAGE);
 }
 
 /* Pages are found by number. They are few and follow each other as a rule, but one old message must

@@ -248,6 +248,22 @@ static void take(struct model *m)
     }
 }
 
+/* This one, or also those behind it that are leased, at most so many. */
+static void settle(struct model *m, uint64_t first)
+{
+    uint64_t last = first, most = loop_random(m->loop) % 4 ? 0 : loop_random(m->loop) % 200;
+
+    while (last < m->pushed && last - first < most && m->state[last + 1] == LEASED)
+        last++;
+    if (last > first)
+        queue_settle_range(&m->queue, first, last, SETTLE_ACCEPTED);
+    else
+        queue_settle(&m->queue, first, SETTLE_ACCEPTED);
+    for (uint64_t s = first; s <= last; s++)
+        m->state[s] = GONE;
+    m->leased -= last - first + 1;
+}
+
 static void purge(struct model *m)
 {
     uint64_t position = 0, end = m->queue.next, removed = 0, ready = m->ready;
@@ -300,11 +316,8 @@ static void step(struct model *m)
     case 6:
     case 7:
     case 8:
-        if (s) {
-            queue_settle(&m->queue, s, SETTLE_ACCEPTED);
-            m->state[s] = GONE;
-            m->leased--;
-        }
+        if (s)
+            settle(m, s);
         break;
     case 9:
         take(m);
@@ -377,11 +390,8 @@ static void drain(struct model *m)
         simulated_run_for(m->loop, 10000);
     }
     assert_int_equal(m->ready, 0);
-    for (uint64_t s; (s = random_leased(m));) {
-        queue_settle(&m->queue, s, SETTLE_ACCEPTED);
-        m->state[s] = GONE;
-        m->leased--;
-    }
+    for (uint64_t s; (s = random_leased(m));)
+        settle(m, s);
     assert_int_equal(m->queue.leased, 0);
 }
 
