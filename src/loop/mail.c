@@ -25,7 +25,8 @@
 #define SPARE_BYTES_MAX 65536u /* waiting to be used again, of each pair of members */
 #define LINE            64     /* of the processor's cache */
 #define DEAF            ((uintptr_t)1)
-#define LETTERS_A_LOOK  16 /* read between two looks at the clock */
+#define LETTERS_A_LOOK  16     /* read between two looks at the clock, */
+#define BYTES_A_LOOK    16384u /* or so many: a letter may be a run of many things */
 
 struct chunk {
     struct chunk *next; /* of the parcel, or of a list of spare ones */
@@ -362,13 +363,22 @@ static bool is_late(struct mailbox *box, uint64_t start_ns)
 /* True when the chunk has been read. */
 static bool chunk_read(struct mailbox *box, struct chunk *chunk, uint64_t start_ns)
 {
-    for (unsigned count = 1; box->reading_at < chunk->used; count++) {
+    unsigned letters = 0;
+    uint32_t looked_at = box->reading_at;
+
+    while (box->reading_at < chunk->used) {
         struct letter *letter = (void *)(chunk->bytes + box->reading_at);
         box->reading_at += (uint32_t)letter_room(letter->size);
         box->events->received(box->context, box->reading_from, letter->kind,
                               slice_of(letter->bytes, letter->size));
-        if (box->state != BOX_OPEN || (count % LETTERS_A_LOOK == 0 && is_late(box, start_ns)))
+        if (box->state != BOX_OPEN)
             return false;
+        if (++letters < LETTERS_A_LOOK && box->reading_at - looked_at < BYTES_A_LOOK)
+            continue;
+        if (is_late(box, start_ns))
+            return false;
+        letters = 0;
+        looked_at = box->reading_at;
     }
     return true;
 }

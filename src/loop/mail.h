@@ -23,7 +23,7 @@
 
 #define MAIL_MEMBERS_MAX 256u
 #define MAIL_LETTER_MAX  (32u << 20) /* bytes of one letter; what is large goes as a buffer */
-#define MAIL_RUN_MAX     2048u       /* bytes of a run of several items */
+#define MAIL_RUN_MAX     8192u       /* bytes of a run of several items */
 
 struct office;
 struct mailbox;
