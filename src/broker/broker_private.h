@@ -282,9 +282,10 @@ size_t shard_takers(struct shard *shard, struct catalog_queue ***queues, size_t 
 int shard_enqueue(struct shard *shard, struct message *message, struct catalog_queue **queues,
                   size_t count, bool *logged, struct failure *failure) MUST_CHECK;
 
-/* A publish whose queues (publish->queues of them) are known. */
-int publish_routed(struct client *client, struct publish *publish,
-                   struct catalog_queue **queues) MUST_CHECK;
+/* A publish that has come by mail, for queues (publish->queues of them) that are hosted here: its
+ * sender wrote it before it knew that one of them moves, and into that it goes still. */
+int publish_by_mail(struct client *proxy, struct publish *publish,
+                    struct catalog_queue **queues) MUST_CHECK;
 
 /* The peer whose line it is has refused these tickets. */
 void publishers_refuse(struct worker *worker, const struct line *line, uint64_t first,

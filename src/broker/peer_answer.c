@@ -336,35 +336,35 @@ static size_t find_queues(struct peer *peer, const uint64_t *ids, uint32_t count
     return found;
 }
 
+/* *publish: room, used again for each of a run. */
 static void publish_one(struct peer *peer, const struct letter_publish *letter,
-                        struct message *lent)
+                        struct message *lent, struct publish *publish)
 {
-    struct publish publish; /* not zeroed as a whole: its failure is large and rarely used */
-
-    publish.queues = find_queues(peer, letter->ids, letter->queues);
-    publish.publisher = letter->ticket ? peer->publisher : NULL;
+    publish->queues = find_queues(peer, letter->ids, letter->queues);
+    publish->publisher = letter->ticket ? peer->publisher : NULL;
     /* some are deleted; a crash before that is durable brings them back */
-    if (publish.queues < letter->queues && publish.publisher)
-        publisher_wait_settled(publish.publisher, peer->place.worker->catalog.events);
-    publish.message = message_copy(message_lent(lent, &peer->place.worker->messages));
-    ASSERT(publish.message); /* without limit */
+    if (publish->queues < letter->queues && publish->publisher)
+        publisher_wait_settled(publish->publisher, peer->place.worker->catalog.events);
+    publish->message = message_copy(message_lent(lent, &peer->place.worker->messages));
+    ASSERT(publish->message); /* without limit */
     peer->received_bytes += message_footprint(lent);
     message_lent_end(lent);
-    if (publish_routed(peer->proxy, &publish, peer->targets) != 0)
+    if (publish_by_mail(peer->proxy, publish, peer->targets) != 0)
         log_debug(peer->place.worker->logger, "queue", "a message is lost: %s",
-                  publish.failure.text);
-    message_unref(publish.message);
+                  publish->failure.text);
+    message_unref(publish->message);
 }
 
 static void publish(struct peer *peer, struct slice bytes)
 {
+    struct publish publish = {0};
     const uint8_t *end = bytes.data + bytes.size;
 
     for (const void *at = bytes.data; (const uint8_t *)at < end;) {
         const struct letter_publish *letter = at;
         struct message *lent = letter_message(letter->ids + letter->queues);
         at = letter_next(lent);
-        publish_one(peer, letter, lent);
+        publish_one(peer, letter, lent, &publish);
     }
 }
 

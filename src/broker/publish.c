@@ -491,22 +491,14 @@ void publishers_confirm(struct task *task)
 
 /* ---- publishing ---- */
 
-/* Where the queue is for this client. What other workers send was written before they knew that it
- * moves, and goes into it still. */
-static struct place *place_for(const struct client *client, const struct catalog_queue *queue)
-{
-    return client->is_proxy ? &queue->hosted->shard->place : queue->place;
-}
-
 /* Sorts the queues by where they live; returns how many places there are. */
-static size_t sort_by_place(const struct client *client, struct catalog_queue **queues,
-                            size_t count)
+static size_t sort_by_place(struct worker *worker, struct catalog_queue **queues, size_t count,
+                            bool came_by_mail)
 {
-    struct worker *worker = client->worker;
     size_t places = 0;
 
     for (size_t i = 0; i < count; i++) {
-        struct place *place = place_for(client, queues[i]);
+        struct place *place = came_by_mail ? &queues[i]->hosted->shard->place : queues[i]->place;
         if (place->batch_count == 0) {
             if (places == worker->places_capacity) {
                 worker->places_capacity = places ? 2 * places : 8;
@@ -613,10 +605,10 @@ static int publish_to(struct client *client, struct place *place, struct publish
 }
 
 static int publish_to_all(struct client *client, struct publish *publish,
-                          struct catalog_queue **queues, struct mark *mark)
+                          struct catalog_queue **queues, bool came_by_mail, struct mark *mark)
 {
     struct worker *worker = client->worker;
-    size_t places = sort_by_place(client, queues, publish->queues);
+    size_t places = sort_by_place(worker, queues, publish->queues, came_by_mail);
     int result = 0;
 
     for (size_t i = 0; i < places; i++) {
@@ -631,20 +623,25 @@ static int publish_to_all(struct client *client, struct publish *publish,
     return result;
 }
 
-int publish_routed(struct client *client, struct publish *publish, struct catalog_queue **queues)
+/* Who wants to know is told by the confirm, also of a failure. */
+static int publish_end(const struct publish *publish, struct mark mark, int result)
+{
+    if (!publish->publisher)
+        return result;
+    publisher_add(publish->publisher, mark, result == 0);
+    return 0;
+}
+
+int publish_by_mail(struct client *proxy, struct publish *publish, struct catalog_queue **queues)
 {
     struct mark mark = {0};
     int result = 0;
 
     if (publish->queues == 1)
-        result = publish_to(client, place_for(client, queues[0]), publish, queues, 1, &mark);
+        result = publish_here(queues[0]->hosted->shard, publish, queues, 1, &mark);
     else if (publish->queues > 1)
-        result = publish_to_all(client, publish, queues, &mark);
-    client->worker->published += publish->queues > 0 && result == 0 && !client->is_proxy;
-    if (!publish->publisher)
-        return result;
-    publisher_add(publish->publisher, mark, result == 0);
-    return 0;
+        result = publish_to_all(proxy, publish, queues, true, &mark);
+    return publish_end(publish, mark, result);
 }
 
 int publish_onward(struct worker *worker, struct publish *publish, struct catalog_queue *queue)
@@ -656,17 +653,23 @@ int publish_onward(struct worker *worker, struct publish *publish, struct catalo
         result = publish_to(worker->onward.client, queue->home, publish, &queue, 1, &mark);
     else if (publish->publisher) /* deleted: as what comes by mail then */
         publisher_wait_settled(publish->publisher, worker->catalog.events);
-    if (publish->publisher)
-        publisher_add(publish->publisher, mark, result == 0);
-    return result;
+    return publish_end(publish, mark, result);
 }
 
 int broker_publish(struct client *client, struct publish *publish)
 {
     struct catalog_queue **queues;
+    struct mark mark = {0};
 
     int result = client_route(client, publish, &queues, &publish->queues, &publish->failure);
-    return result != 0 ? result : publish_routed(client, publish, queues);
+    if (result != 0)
+        return result;
+    if (publish->queues == 1)
+        result = publish_to(client, queues[0]->place, publish, queues, 1, &mark);
+    else if (publish->queues > 1)
+        result = publish_to_all(client, publish, queues, false, &mark);
+    client->worker->published += publish->queues > 0 && result == 0;
+    return publish_end(publish, mark, result);
 }
 
 /* ---- flow ---- */
