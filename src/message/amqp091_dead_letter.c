@@ -238,6 +238,9 @@ struct message *amqp091_dead_letter(struct account *account, const struct messag
     struct amqp091_properties old;
 
     ASSERT(death->queue.size <= MESSAGE_ADDRESS_MAX && strlen(death->reason) <= FIELD_NAME_MAX);
+    /* clients choose these two with the arguments of a queue, where texts are long */
+    if (death->exchange.size > MESSAGE_ADDRESS_MAX || death->key.size > MESSAGE_ADDRESS_MAX)
+        return NULL;
     if (amqp091_properties_parse(message_properties(message), &old) || !is_whole(old.headers)) {
         struct message_parts parts = parts_of(message, death);
         return message_new(account, &parts);

@@ -642,6 +642,26 @@ static void test_the_longest_names(void **state)
     account_fini(&account);
 }
 
+/* The arguments of a queue can name an address that no message can have. */
+static void test_an_address_too_long(void **state)
+{
+    (void)state;
+    static uint8_t name[MESSAGE_ADDRESS_MAX + 1];
+    struct account account;
+    account_init(&account, NULL, 0);
+    struct message *m = message_of(&account, &(struct start){0}, TEXT("body"));
+    struct death death = death_of(&(struct step){"q", "rejected", "dlx", NULL, 1});
+
+    death.key = slice_of(name, sizeof name);
+    assert_null(message_format(m)->dead_letter(&account, m, &death));
+    death.key = slice_of(name, 1);
+    death.exchange = slice_of(name, sizeof name);
+    assert_null(message_format(m)->dead_letter(&account, m, &death));
+    assert_int_equal(account.used, message_footprint(m));
+    message_unref(m);
+    account_fini(&account);
+}
+
 /* ---- circles ---- */
 
 #define DIED(in, of)                                                                               \
@@ -728,6 +748,7 @@ int main(void)
         cmocka_unit_test(test_the_oldest_deaths_are_forgotten),
         cmocka_unit_test(test_many_copies),
         cmocka_unit_test(test_the_longest_names),
+        cmocka_unit_test(test_an_address_too_long),
         cmocka_unit_test(test_circles),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -210,7 +210,8 @@ struct message_format_functions {
     /* A new message of one that died: the same body (shared, not copied, where it is a buffer of
      * its own), the death at the head of its history, one reference. It expires no more (the time
      * to live that it had goes from its properties into the history), and was published when the
-     * other died. NULL: no memory, or too large. Names and keys: up to MESSAGE_ADDRESS_MAX. */
+     * other died. NULL: no memory, or too large, or an exchange or key above MESSAGE_ADDRESS_MAX,
+     * which the queue's name is never. */
     struct message *(*dead_letter)(struct account *account, const struct message *message,
                                    const struct death *death);
     /* Would this dead letter, put into that queue, go in a circle without anybody having rejected
