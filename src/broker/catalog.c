@@ -307,6 +307,7 @@ static void drop_queue(struct catalog *catalog, struct catalog_queue *queue)
         catalog->recent[queue->id % CATALOG_RECENT] = NULL;
     route_remove_target(catalog->routes, queue->id, binding_lost, catalog);
     queue->dropped = true;
+    queue->version = catalog->events;
     catalog->version++;
     if (catalog->queue_dropped)
         catalog->queue_dropped(catalog->context, queue);

@@ -136,7 +136,7 @@ struct catalog_queue {
     uint8_t *arguments;
     size_t arguments_size;
     struct queue_settings settings;
-    uint64_t version;
+    uint64_t version; /* of the event that made it, or that dropped it */
 
     /* The broker's (places.h): how to get at it from this worker. */
     struct place *place;    /* for what is published */

@@ -47,11 +47,30 @@ static void check_peer_at_rest(const struct peer *peer)
     ASSERT(peer->proxy->outstanding == 0);
 }
 
+/* What the log keeps a state of is here, and what has come here has one. */
+static void check_states_at_rest(const struct shard *shard)
+{
+    const struct worker *worker = shard->place.worker;
+    struct map_cursor cursor = {0};
+    size_t known = log_has_state(shard->log, LEDGER_ID);
+
+    if (log_is_failed(shard->log) || worker->catalog_settled.failed || worker->catalog_is_suspect)
+        return;
+    for (const struct catalog_queue *q; (q = map_next(&worker->catalog.queues_by_id, &cursor));) {
+        const struct hosted *hosted = hosted_in(q, shard);
+        bool has_state = hosted && hosted->queue.log && log_has_state(shard->log, q->id);
+        ASSERT(!hosted || !hosted->queue.log || !hosted->arrived_by || has_state);
+        known += has_state;
+    }
+    ASSERT(log_state_count(shard->log) == known);
+}
+
 static void check_shard_at_rest(const struct shard *shard)
 {
     check_line_quiet(&shard->place.line);
     ASSERT(list_empty(&shard->discards));
     ASSERT(list_empty(&shard->dropped) || shard->place.worker->catalog_settled.failed);
+    check_states_at_rest(shard);
     /* where storage has failed, transactions may be in doubt until the next start */
     ASSERT(map_count(&shard->ledger.parts) == 0 || shard->place.worker->flow == FLOW_DISK);
 }

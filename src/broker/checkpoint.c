@@ -76,6 +76,20 @@ static bool states_slice(struct checkpoint_job *job, uint64_t since_ns)
     return true;
 }
 
+/* Queues that the catalog does not know any more, until that is durable: a crash may bring them
+ * back. */
+static bool closed_slice(const struct checkpoint_job *job, uint64_t since_ns)
+{
+    const struct shard *shard = job->shard;
+
+    for (struct list *link; (link = list_first(&shard->host.closed_dirty));) {
+        queue_write_state(CONTAINER_OF(link, struct queue, closed_link), job->exact);
+        if (loop_precise_ns(shard->place.worker->loop) - since_ns > JOB_SLICE_NS)
+            return false;
+    }
+    return true;
+}
+
 static void checkpoint_run(struct task *task)
 {
     struct checkpoint_job *job = CONTAINER_OF(task, struct checkpoint_job, task);
@@ -83,7 +97,8 @@ static void checkpoint_run(struct task *task)
     struct loop *loop = shard->place.worker->loop;
     uint64_t since_ns = loop_precise_ns(loop);
 
-    if ((job->catalog && !snapshot_slice(job, since_ns)) || !states_slice(job, since_ns)) {
+    if ((job->catalog && !snapshot_slice(job, since_ns)) || !states_slice(job, since_ns) ||
+        !closed_slice(job, since_ns)) {
         loop_defer(loop, task, LOOP_DISPATCH);
         return;
     }

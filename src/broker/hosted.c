@@ -219,7 +219,6 @@ void hosted_drop(struct hosted *hosted)
     getters_fail(hosted);
     queue_close(&hosted->queue);
     end_timers(hosted);
-    hosted->dropped_version = worker->catalog.events;
     list_append(&hosted->shard->dropped, &hosted->discard_link);
     loop_defer(worker->loop, &worker->work, LOOP_DISPATCH);
 }
@@ -256,7 +255,7 @@ static void discard_what_is_settled(struct shard *shard)
     uint64_t settled = shard->place.worker->catalog_settled.done;
 
     LIST_EACH (&shard->dropped, link) {
-        if (CONTAINER_OF(link, struct hosted, discard_link)->dropped_version > settled)
+        if (CONTAINER_OF(link, struct hosted, discard_link)->named->version > settled)
             break;
         list_remove(link);
         list_append(&shard->discards, link);

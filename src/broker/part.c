@@ -73,7 +73,7 @@ void part_publish(struct part *part, struct message *message, struct catalog_que
 
     for (size_t i = 0; i < count; i++) {
         struct hosted *hosted = queues[i]->hosted;
-        if (!hosted || hosted->queue.closed)
+        if (!hosted || hosted->queue.is_given_up)
             continue;
         part->targets = part_grow(part, part->targets, part->target_count, &part->target_capacity,
                                   sizeof(struct hosted *));
@@ -109,15 +109,26 @@ _Static_assert((int)ITEM_BURIED - (int)ITEM_ACCEPT == (int)OUTCOME_BURIED,
 
 void part_settle(struct part *part, struct hosted *hosted, uint64_t sequence, enum outcome outcome)
 {
-    if (!hosted->queue.closed)
+    if (!hosted->queue.is_given_up)
         part_add_item(part, hosted, sequence, (enum item_kind)(ITEM_ACCEPT + outcome),
                       queue_is_logged(&hosted->queue, sequence));
+}
+
+void part_wait_settled(struct part *part, uint64_t version)
+{
+    part->deletion = version;
+}
+
+uint64_t part_waits_for(const struct part *part)
+{
+    return part->deletion;
 }
 
 /* ---- into log and queues ---- */
 
 /* The queues that are still there and take it, in an array that the caller frees; and a word on
- * what the log needs for it. */
+ * what the log needs for it. One that is deleted is there until that is durable: a crash may undo
+ * the deletion, but not a part of the transaction. */
 static struct catalog_queue **still_there(struct part *part, const struct part_publish *publish,
                                           size_t *count, bool *is_logged)
 {
@@ -127,7 +138,7 @@ static struct catalog_queue **still_there(struct part *part, const struct part_p
     *is_logged = false;
     for (size_t i = 0; i < publish->count; i++) {
         struct hosted *hosted = part->targets[publish->targets + i];
-        if (hosted->queue.closed || queue_refuses(&hosted->queue))
+        if (hosted->queue.is_given_up || queue_refuses(&hosted->queue))
             continue;
         queues[(*count)++] = hosted->named;
         *is_logged |= hosted->queue.log && (publish->message->flags & MESSAGE_PERSISTENT);
@@ -187,8 +198,8 @@ static int group_begin(struct log *log, size_t bytes, struct failure *failure)
 
 /* ---- ending: what is held goes one of its two ways ---- */
 
-/* The queue has been deleted meanwhile. A crash may undo that, but not a part of the transaction.
- */
+/* The queue has been given up meanwhile. Where its deletion could not be logged the next start has
+ * it again, but not a part of the transaction. */
 static void end_in_deleted(const struct item *item, bool commit)
 {
     const struct queue *queue = &item->hosted->queue;
@@ -209,7 +220,7 @@ static void end_one(const struct item *item, bool commit)
     uint64_t sequence = item->what.first;
     bool is_publish = item->what.kind == ITEM_PUBLISH;
 
-    if (queue->closed)
+    if (queue->is_given_up)
         end_in_deleted(item, commit);
     else if (commit && is_publish)
         queue_return(queue, sequence, false, false);
@@ -487,6 +498,8 @@ static void prepare_over(struct part *part)
         end_begin(part, false);
     else if (part->is_logged)
         request_wait(request, &shard->place.line, log_block_last(shard->log));
+    if (request->failure.code == 0 && part->deletion)
+        request_wait(request, &shard->place.worker->catalog_settled, part->deletion);
     request_go_on(request);
 }
 

@@ -42,6 +42,13 @@ void part_publish(struct part *part, struct message *message, struct catalog_que
 /* A lease becomes the part's. */
 void part_settle(struct part *part, struct hosted *hosted, uint64_t sequence, enum outcome outcome);
 
+/* A queue that it was for is deleted, at the latest by that event of the catalog. Until that is
+ * settled a crash may bring the queue back: the part is prepared no earlier, and not done alone. */
+void part_wait_settled(struct part *part, uint64_t version);
+
+/* That version; 0: it need not wait. */
+uint64_t part_waits_for(const struct part *part);
+
 /* What a settlement may take of a group. */
 #define PART_SETTLE_BYTES_MAX 48u
 

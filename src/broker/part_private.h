@@ -25,6 +25,7 @@ struct part {
     struct list work_link; /* worker.parts */
     struct list end_link;  /* ledger.ending */
     uint32_t decider;
+    uint64_t deletion; /* has to be settled first; 0: none */
     bool commits;
     bool is_logged;          /* the ledger has a record of it */
     bool is_counted;         /* in ledger.prepared */

@@ -130,6 +130,8 @@ static void publish(struct peer *peer, struct slice bytes)
         if (queue && queue->hosted)
             queues[count++] = queue;
     }
+    if (count < letter->queues)
+        part_wait_settled(part, worker->catalog.events);
     part_publish(part, message, queues, count);
     free(queues);
     message_unref(message);
@@ -138,30 +140,66 @@ static void publish(struct peer *peer, struct slice bytes)
 static void settle(struct peer *peer, struct slice bytes)
 {
     const struct letter_part_settle *letter = letter_at(bytes);
-    const struct catalog_queue *queue =
-        catalog_queue_by_id(&peer->place.worker->catalog, letter->queue);
+    const struct catalog *catalog = &peer->place.worker->catalog;
+    const struct catalog_queue *queue = catalog_queue_by_id(catalog, letter->queue);
     struct part *part = part_collect(shard_here(peer, letter->part.shard), letter->part.id);
 
     ASSERT(part);
-    if (!queue || !queue->hosted)
+    if (!queue || !queue->hosted) {
+        part_wait_settled(part, catalog->events);
         return;
+    }
     for (uint64_t sequence = letter->first; sequence <= letter->last; sequence++)
         part_settle(part, queue->hosted, sequence, (enum outcome)letter->outcome);
+}
+
+/* A part that has to wait before it is done alone. */
+struct waiting {
+    struct shard *shard;
+    struct transaction_id id;
+};
+
+static int waited(struct request *request)
+{
+    const struct waiting *waiting = request->internal;
+
+    if (request->failure.code == 0)
+        part_do_alone(part_collect(waiting->shard, waiting->id), request);
+    else
+        part_drop(waiting->shard, waiting->id);
+    free(request->internal);
+    request->internal = NULL;
+    return DONE;
+}
+
+static void wait_alone(struct shard *shard, const struct part *part, struct transaction_id id,
+                       struct request *request)
+{
+    struct waiting *waiting = memory_new(sizeof *waiting);
+
+    *waiting = (struct waiting){shard, id};
+    request->internal = waiting;
+    request->next = waited;
+    request_wait(request, &shard->place.worker->catalog_settled, part_waits_for(part));
 }
 
 static void begin(struct peer *peer, struct slice bytes)
 {
     const struct letter_ask_part *letter = letter_at(bytes);
     struct request *request = asked_begin(peer, &letter->ask);
-    struct part *part = part_collect(shard_here(peer, letter->part.shard), letter->part.id);
+    struct shard *shard = shard_here(peer, letter->part.shard);
+    struct part *part = part_collect(shard, letter->part.id);
 
     ASSERT(part);
-    if (letter->alone) {
-        part_do_alone(part, request);
-        asked_end(request, DONE);
-    } else {
+    if (!letter->alone) {
         part_prepare(part, letter->decider, request);
+        return;
     }
+    if (part_waits_for(part))
+        wait_alone(shard, part, letter->part.id, request);
+    else
+        part_do_alone(part, request);
+    asked_end(request, DONE);
 }
 
 /* Where waiting for it has failed, the decision may be on disk, or not. */

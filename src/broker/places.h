@@ -89,7 +89,6 @@ struct hosted {
     struct list subscriptions; /* struct subscription.queue_link */
     struct list getters;       /* requests that wait for a message */
     struct list discard_link;
-    uint64_t dropped_version; /* of the event */
     struct timer expiry;
     bool has_expired;        /* it is to be deleted: nobody can use it any more */
     uint64_t used_ns;        /* the last time it had a consumer, a get or a declaration */

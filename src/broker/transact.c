@@ -43,8 +43,9 @@ struct transaction {
     size_t publish_count, publish_at;
     const struct settlement *settlements;
     size_t settlement_count, settlement_at;
-    uint64_t version; /* of the catalog, that its queues need */
-    size_t waiting;   /* for answers of shares */
+    uint64_t version;  /* of the catalog, that its queues need */
+    uint64_t deletion; /* the latest of a queue that has what it is to settle; 0: none */
+    size_t waiting;    /* for answers of shares */
     bool may_be_decided;
     struct share *decider; /* NULL: nothing of it is durable */
     struct share **shares; /* by shard; NULL: nothing to do there */
@@ -217,7 +218,9 @@ static int collect_settlement(struct transaction *t, const struct settlement *se
     struct catalog_queue *queue = lease->queue;
     int result = 0;
 
-    if (!queue->dropped) {
+    if (queue->dropped) {
+        t->deletion = queue->version > t->deletion ? queue->version : t->deletion;
+    } else {
         struct share *share = share_of(t, queue);
         if (share->here)
             part_settle(share->here, queue->hosted, lease->sequence, settlement->outcome);
@@ -446,10 +449,11 @@ static void drop(struct transaction *t)
     over(t);
 }
 
-static int collected(struct transaction *t)
+static int proceed(struct request *request)
 {
-    t->client->worker->collecting--;
-    if (t->request->failure.code != 0) {
+    struct transaction *t = request->transaction;
+
+    if (request->failure.code != 0) {
         drop(t);
         return DONE;
     }
@@ -462,6 +466,20 @@ static int collected(struct transaction *t)
         return all_at_once(t);
     prepare(t);
     return PENDING;
+}
+
+/* What it settles in a queue that is deleted goes with the queue; so first the deletion has to be
+ * durable, else a crash would bring back a part of what the transaction did. */
+static int collected(struct transaction *t)
+{
+    struct worker *worker = t->client->worker;
+
+    worker->collecting--;
+    if (!t->deletion)
+        return proceed(t->request);
+    request_wait(t->request, &worker->catalog_settled, t->deletion);
+    t->request->next = proceed;
+    return DONE;
 }
 
 static bool slice(struct request *request)

@@ -30,7 +30,9 @@ void states_add(struct log *log, uint64_t queue, uint64_t first, uint64_t last)
     *write = (struct state_write){.queue = queue, .first = first, .last = last};
     list_init(&write->link);
     list_append(&log->states_new, &write->link);
-    states_get(log, queue)->writes++;
+    struct queue_state *state = states_get(log, queue);
+    state->writes++;
+    state->is_dropped = first == 0;
 }
 
 static void hold(const struct log *log, uint64_t first, uint64_t last, int by)
@@ -78,6 +80,22 @@ void states_fini(struct log *log)
         free(state);
     map_fini(&log->states);
     pool_fini(&log->state_writes);
+}
+
+bool log_has_state(const struct log *log, uint64_t queue)
+{
+    const struct queue_state *state = map_get_number(&log->states, queue);
+    return state && !state->is_dropped;
+}
+
+size_t log_state_count(const struct log *log)
+{
+    struct map_cursor cursor = {0};
+    size_t count = 0;
+
+    for (const struct queue_state *state; (state = map_next(&log->states, &cursor));)
+        count += !state->is_dropped;
+    return count;
 }
 
 bool log_state_is_wanted(const struct log *log, uint64_t queue)

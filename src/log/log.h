@@ -162,6 +162,10 @@ bool log_state_is_wanted(const struct log *log,
 void log_drop_state(struct log *log,
                     uint64_t queue); /* the queue is deleted; also while it opens */
 
+/* For checks: has it a state that is not dropped; and how many ids have one? */
+bool log_has_state(const struct log *log, uint64_t queue);
+size_t log_state_count(const struct log *log);
+
 /* A change of the state of whatever the layer above keeps under this id: at most LOG_CHANGE_MAX
  * bytes that the log does not look into. An id with changes since its last log_append_state() is
  * for a checkpoint what a queue is that changed: its state must be written again. A dropped state

@@ -101,6 +101,7 @@ struct queue_state {
     uint64_t queue;
     uint64_t first, last; /* blocks of the newest state that a checkpoint covers; 0: none */
     size_t writes;        /* on their way */
+    bool is_dropped;      /* the newest of these says so */
 };
 
 struct log_metadata {

@@ -200,7 +200,7 @@ void queue_host_init(struct queue_host *host)
     task_init(&host->dispatch, dispatch_run);
     list_init(&host->ready);
     list_init(&host->awaiting_mark);
-    list_init(&host->dirty);
+    list_init(&host->closed_dirty);
     list_init(&host->upkeep);
     task_init(&host->upkeep_task, upkeep_task_run);
     host->quarantined = 0;

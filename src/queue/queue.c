@@ -18,7 +18,7 @@ void queue_init(struct queue *queue, struct queue_host *host, uint64_t id, struc
     list_init(&queue->idle);
     list_init(&queue->ready_link);
     list_init(&queue->mark_link);
-    list_init(&queue->dirty_link);
+    list_init(&queue->closed_link);
 }
 
 void queue_fini(struct queue *queue)
@@ -29,17 +29,18 @@ void queue_fini(struct queue *queue)
     upkeep_end(queue);
     list_remove(&queue->ready_link);
     list_remove(&queue->mark_link);
-    list_remove(&queue->dirty_link);
+    list_remove(&queue->closed_link);
     free(queue->pages);
     queue->pages = NULL;
 }
 
 void queue_touch(struct queue *queue)
 {
-    if (queue->log && !queue->is_dirty && !queue->closed) {
-        queue->is_dirty = true;
-        list_append(&queue->host->dirty, &queue->dirty_link);
-    }
+    if (!queue->log || queue->is_given_up)
+        return;
+    queue->is_dirty = true;
+    if (queue->closed && !list_linked(&queue->closed_link))
+        list_append(&queue->host->closed_dirty, &queue->closed_link);
 }
 
 /* ---- pages ---- */
@@ -209,7 +210,7 @@ void queue_push(struct queue *queue, struct message *message, uint64_t position)
     unsigned index = sequence % QUEUE_PAGE;
     struct queue_page *page = page_get(queue, page_number(sequence));
 
-    ASSERT(!queue->closed);
+    ASSERT(!queue->is_given_up);
     if (!page)
         page = page_make(queue, page_number(sequence));
     /* Under pressure, what can be read back and is not about to be delivered stays in the log. */
@@ -265,7 +266,7 @@ void queue_remove(struct queue *queue, struct queue_page *page, uint64_t sequenc
 
 void queue_settle(struct queue *queue, uint64_t sequence, enum settle_reason why)
 {
-    if (queue->closed)
+    if (queue->is_given_up || (why == SETTLE_REJECTED && queue->buried))
         return;
     if (why == SETTLE_REJECTED && queue->upkeep)
         queue_die(queue, sequence, why);
@@ -324,8 +325,8 @@ static void settle_in_page(struct queue *queue, uint64_t number, uint64_t bits,
 
 void queue_settle_range(struct queue *queue, uint64_t first, uint64_t last, enum settle_reason why)
 {
-    if (queue->closed)
-        return;
+    if (queue->is_given_up || (why == SETTLE_REJECTED && queue->buried))
+        return; /* of a closed queue nobody buries the dead */
     if (why == SETTLE_REJECTED && queue->upkeep) {
         for (uint64_t sequence = first; sequence <= last; sequence++)
             queue_die(queue, sequence, why);
@@ -342,7 +343,7 @@ void queue_settle_range(struct queue *queue, uint64_t first, uint64_t last, enum
 
 void queue_return(struct queue *queue, uint64_t sequence, bool seen, bool counted)
 {
-    if (queue->closed)
+    if (queue->is_given_up)
         return;
     struct queue_page *page = page_get(queue, page_number(sequence));
     unsigned index = sequence % QUEUE_PAGE;
@@ -381,7 +382,7 @@ void queue_return(struct queue *queue, uint64_t sequence, bool seen, bool counte
 
 bool queue_hold(struct queue *queue, uint64_t sequence)
 {
-    struct queue_page *page = queue->closed ? NULL : page_get(queue, page_number(sequence));
+    struct queue_page *page = queue->is_given_up ? NULL : page_get(queue, page_number(sequence));
 
     if (!page || !(page->live & ~page->leased & page_bit(sequence)))
         return false;
@@ -441,17 +442,26 @@ out:
 void queue_close(struct queue *queue)
 {
     ASSERT(queue->consumers == 0);
+    queue->buried = queue->upkeep && queue->upkeep->rules.buries;
     upkeep_end(queue);
     queue->closed = true;
-    queue->is_dirty = false;
     list_remove(&queue->ready_link);
     list_remove(&queue->mark_link);
-    list_remove(&queue->dirty_link);
+    if (queue->is_dirty)
+        queue_touch(queue);
+}
+
+static void give_up(struct queue *queue)
+{
+    queue->is_given_up = true;
+    queue->is_dirty = false;
+    list_remove(&queue->closed_link);
 }
 
 void queue_close_moved(struct queue *queue)
 {
     queue_close(queue);
+    give_up(queue);
     queue->has_no_state = true;
     if (queue->log)
         log_drop_state(queue->log, queue->id);
@@ -462,6 +472,7 @@ bool queue_discard(struct queue *queue)
     uint64_t since_ns = loop_precise_ns(queue->host->loop);
 
     ASSERT(queue->closed);
+    give_up(queue);
     while (queue->pages_count > 0) {
         if (slice_is_over(queue, since_ns))
             return false;
@@ -488,7 +499,7 @@ bool queue_discard(struct queue *queue)
 void queue_abandon(struct queue *queue)
 {
     upkeep_end(queue);
-    queue->closed = true;
+    queue->closed = queue->is_given_up = true;
     queue->consumers = 0;
     queue->references = 0;
     loads_abandon(queue);

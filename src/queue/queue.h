@@ -100,7 +100,7 @@ struct queue_host {
     struct task dispatch;
     struct list ready;         /* queues that may have something to deliver */
     struct list awaiting_mark; /* queues whose next delivery waits for a durable mark */
-    struct list dirty;         /* queues that have changed since their last state record */
+    struct list closed_dirty;  /* closed queues that changed since their last state record */
     struct list upkeep;        /* queues that may be over a limit, or have old messages */
     struct task upkeep_task;
     bool has_begun;       /* and does not rest */
@@ -129,11 +129,13 @@ struct queue {
     uint64_t id;         /* in the log */
     struct log *log;     /* NULL: this queue is transient */
     uint32_t references; /* leases, consumers and the owner; the owner frees at 0 (queue_unref) */
-    bool closed;         /* deleted: nothing is ready, settling does nothing */
+    bool closed;         /* deleted: nothing is delivered any more */
+    bool is_given_up;    /* and a crash will not bring it back: settling does nothing */
     bool is_dirty;
     bool has_no_state; /* in the log, any more */
     bool waits_for_mark;
-    bool rests; /* does nothing by itself: it is on its way */
+    bool rests;  /* does nothing by itself: it is on its way */
+    bool buried; /* it is closed, and was one whose dead were buried */
 
     struct page_entry *pages; /* by growing number; some have become empty, see queue_private.h */
     uint32_t pages_capacity, pages_start, pages_count, pages_empty;
@@ -154,7 +156,7 @@ struct queue {
     uint32_t consumers;
     bool getters_wait; /* the owner has requests for single messages: events->get */
 
-    struct list ready_link, mark_link, dirty_link;
+    struct list ready_link, mark_link, closed_link;
     struct queue_upkeep *upkeep;   /* NULL: nothing to do by itself */
     struct queue_promise *promise; /* while it recovers: what its state says */
 
@@ -193,7 +195,7 @@ void queue_push(struct queue *queue, struct message *message, uint64_t position)
  * the caller. */
 int queue_take(struct queue *queue, struct queue_item *item) MUST_CHECK;
 
-/* Of leased messages. In a closed queue they do nothing. */
+/* Of leased messages. In a queue that is given up they do nothing. */
 void queue_settle(struct queue *queue, uint64_t sequence, enum settle_reason why);
 void queue_settle_range(struct queue *queue, uint64_t first, uint64_t last, enum settle_reason why);
 
@@ -211,15 +213,18 @@ bool queue_is_logged(const struct queue *queue, uint64_t sequence);
  * many. Done when *position (start with 0) has come to `end`. */
 uint64_t queue_purge(struct queue *queue, uint64_t end, uint64_t *position, enum settle_reason why);
 
-/* Deleted: nothing is delivered any more. Then, when the deletion is durable (what the log gives up
- * does not come back with the queue), queue_discard() until it returns true gives back all memory
- * and room in the log. Consumers must be gone. */
+/* Deleted: nothing is delivered any more. A crash may undo that: until the deletion is durable it
+ * is whole, what is settled is settled, and where its state has changed it is in the host's
+ * closed_dirty. Consumers must be gone. */
 void queue_close(struct queue *queue);
 
-/* The same for one that is elsewhere now, durably: its state is dropped at once, since it may come
- * back before all is discarded. */
-void queue_close_moved(struct queue *queue);
+/* The deletion is durable (what the log gives up does not come back with the queue): called until
+ * it returns true, gives back all memory and room in the log. */
 bool queue_discard(struct queue *queue);
+
+/* Instead of queue_close() for one that is elsewhere now, durably: its state is dropped at once,
+ * since it may come back before all is discarded. */
+void queue_close_moved(struct queue *queue);
 
 /* The process ends, or a simulated one has crashed: gives back all memory, whoever refers to it.
  * The log is gone. */
@@ -315,7 +320,7 @@ void queue_rest(struct queue *queue, bool rests);
 
 /* ---- state and recovery ---- */
 
-/* Writes the queue's state to the log, and takes it off the dirty list. `exact`: nothing will be
+/* Writes the queue's state to the log: it is not dirty any more. `exact`: nothing will be
  * delivered any more, so what was never given out need not come back as redelivered. */
 void queue_write_state(struct queue *queue, bool exact);
 

@@ -144,6 +144,8 @@ bool queue_returned_enough(const struct queue *queue, uint32_t count);
 
 static inline void upkeep_pushed(struct queue *queue, const struct message *message)
 {
+    if (queue->closed)
+        return;
     if (message->expires_at_ms)
         queue_has_mortals(queue);
     if (queue->upkeep)

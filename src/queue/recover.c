@@ -117,7 +117,7 @@ void queue_write_state(struct queue *queue, bool exact)
 {
     struct growing g = {0};
 
-    ASSERT(queue->log && !queue->closed);
+    ASSERT(queue->log && !queue->is_given_up);
     put(&g, STATE_VERSION);
     put(&g, queue->next);
     put(&g, exact ? seen_end(queue) : queue->mark_logged);
@@ -134,7 +134,7 @@ void queue_write_state(struct queue *queue, bool exact)
     } while (at < g.size);
     free(g.bytes);
     queue->is_dirty = false;
-    list_remove(&queue->dirty_link);
+    list_remove(&queue->closed_link);
 }
 
 /* ---- recovery ----

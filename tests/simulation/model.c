@@ -307,8 +307,8 @@ void model_settled(struct actor *actor, uint64_t id, unsigned shard)
         w->settling[w->settling_count++] = id;
 }
 
-/* A queue that is being deleted forgets what is settled; and if the power goes before the deletion
- * is on disk, it is back as it was. */
+/* What is settled in a queue that is being deleted may not get there; and if the power goes before
+ * the deletion is on disk, it is back as it was. A transaction waits until it is. */
 static bool can_keep(const struct world *w, const struct known *k)
 {
     return k->persistent && (k->queue < QUEUES_STAY || standing_must(w, k->queue) == k->queue_id);
@@ -363,7 +363,7 @@ void model_transacted(struct world *w, uint32_t number, bool done)
               number, t->settled[i]);
         k->settled_in = 0;
         k->settled = true;
-        k->settle_durable = can_keep(w, k);
+        k->settle_durable = k->persistent && standing_is_durable(k->queue);
     }
 }
 
