@@ -63,7 +63,8 @@ int subscribe_here(struct hosted *hosted, struct subscription *subscription,
     if (hosted->queue.closed || hosted->has_expired)
         return no_queue(named, failure);
     if (hosted->exclusive_consumer || hosted->returning_exclusive ||
-        (subscription->exclusive && hosted->queue.consumers + hosted->returning > 0))
+        (subscription->exclusive && (named->settings.single_active_consumer ||
+                                     hosted->queue.consumers + hosted->returning > 0)))
         return fail(failure, E_DENIED, "queue '%s' in vhost '%s' in exclusive use", named->name,
                     named->vhost->name);
     attach(hosted, subscription);

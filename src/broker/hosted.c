@@ -152,6 +152,7 @@ static void set_rules(struct hosted *hosted)
         .returns_max = returns_max(hosted->named),
         .overflow = overflows[settings->overflow],
         .buries = settings->has_dead_letter_exchange,
+        .chooses = settings->single_active_consumer,
     };
 
     if (settings->type != QUEUE_STREAM)

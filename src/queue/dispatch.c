@@ -111,10 +111,21 @@ static void insert_active(struct consumer *consumer)
     list_insert_before(behind->next, &consumer->link);
 }
 
+/* Those that are not chosen stand in line for it, in the order in which they came. */
+static bool stands_in_line(const struct consumer *consumer)
+{
+    return queue_chooses(consumer->queue) && consumer->queue->upkeep->chosen != consumer;
+}
+
 static void consumer_place(struct consumer *consumer)
 {
     bool can = consumer->credit_messages > 0 && consumer->credit_bytes > 0 && !consumer->parked;
 
+    if (stands_in_line(consumer)) {
+        if (!list_linked(&consumer->link))
+            list_append(&consumer->queue->idle, &consumer->link);
+        return;
+    }
     list_remove(&consumer->link);
     if (!can) {
         list_append(&consumer->queue->idle, &consumer->link);
@@ -224,7 +235,24 @@ void consumer_add(struct consumer *consumer)
     consumer->parked = false;
     consumer->delivered = 0;
     list_init(&consumer->link);
+    if (queue_chooses(consumer->queue) && !consumer->queue->upkeep->chosen)
+        consumer->queue->upkeep->chosen = consumer;
     consumer_place(consumer);
+}
+
+/* The first of those with the highest priority. */
+static void choose(struct queue *queue)
+{
+    struct consumer *best = NULL;
+
+    LIST_EACH (&queue->idle, link) {
+        struct consumer *consumer = CONTAINER_OF(link, struct consumer, link);
+        if (!best || consumer->priority > best->priority)
+            best = consumer;
+    }
+    queue->upkeep->chosen = best;
+    if (best)
+        consumer_place(best);
 }
 
 bool consumer_remove(struct consumer *consumer)
@@ -232,6 +260,8 @@ bool consumer_remove(struct consumer *consumer)
     struct queue *queue = consumer->queue;
 
     list_remove(&consumer->link);
+    if (queue_chooses(queue) && queue->upkeep->chosen == consumer)
+        choose(queue);
     ASSERT(queue->consumers > 0);
     queue->consumers--;
     return queue_unref(queue);

@@ -15,7 +15,8 @@
  * read back when their turn comes, some pages ahead. A message without position (transient) is
  * always hot.
  *
- * Delivery goes round the consumers that have credit, among those of the highest priority. Ready
+ * Delivery goes round the consumers that have credit, among those of the highest priority; in a
+ * queue that chooses, all goes to one of them, which was the first to come, until it leaves. Ready
  * messages go out in the order of their sequence, returned ones first, since theirs is lower.
  *
  * After an unclean stop nobody knows what had been delivered. So a queue logs, before it delivers a
@@ -283,6 +284,7 @@ struct queue_rules {
     uint32_t returns_max; /* of those that count; UINT32_MAX: any */
     enum queue_overflow overflow;
     bool buries;
+    bool chooses; /* one consumer gets all until it leaves, then another */
 };
 
 /* Those that let everything be. */

@@ -120,8 +120,9 @@ void queue_gone(struct queue *queue, uint64_t sequence, enum settle_reason why);
 struct queue_upkeep {
     struct queue *queue;
     struct queue_rules rules;
-    bool has_mortals; /* some of its messages have, or had, a time to live of their own */
-    struct list link; /* host.upkeep */
+    bool has_mortals;        /* some of its messages have, or had, a time to live of their own */
+    struct list link;        /* host.upkeep */
+    struct consumer *chosen; /* that gets all; NULL: it does not choose, or has no consumers */
     struct timer timer;
     struct queue_dead *dead; /* in the ring */
     struct ring dead_ring;
@@ -141,6 +142,11 @@ void queue_has_mortals(struct queue *queue);
 
 /* With so many returns that counted it dies. */
 bool queue_returned_enough(const struct queue *queue, uint32_t count);
+
+static inline bool queue_chooses(const struct queue *queue)
+{
+    return queue->upkeep && queue->upkeep->rules.chooses;
+}
 
 static inline void upkeep_pushed(struct queue *queue, const struct message *message)
 {

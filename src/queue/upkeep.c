@@ -48,12 +48,13 @@ void upkeep_end(struct queue *queue)
 static bool lets_be(const struct queue_rules *r)
 {
     return r->length_max == no_rules.length_max && r->bytes_max == no_rules.bytes_max &&
-           r->lives_ms == no_rules.lives_ms && r->returns_max == no_rules.returns_max && !r->buries;
+           r->lives_ms == no_rules.lives_ms && r->returns_max == no_rules.returns_max &&
+           !r->buries && !r->chooses;
 }
 
 void queue_set_rules(struct queue *queue, const struct queue_rules *rules)
 {
-    ASSERT(!queue->closed);
+    ASSERT(!queue->closed && (queue->consumers == 0 || rules->chooses == queue_chooses(queue)));
     if (!queue->upkeep && lets_be(rules))
         return;
     upkeep_of(queue)->rules = *rules;
