@@ -1,6 +1,7 @@
 #include "broker/arguments.h"
 
 #include "base/assert.h"
+#include "message/message.h"
 
 #include <inttypes.h>
 #include <stdarg.h>
@@ -194,6 +195,14 @@ static int check_overflow(const struct checking *checking, const struct field *f
     return check_one_of(checking, field, words, is_quorum ? 2 : 3, "invalid_overflow");
 }
 
+/* One that is longer could be in no message. */
+static int check_address(const struct checking *checking, const struct field *field)
+{
+    if (field->value.bytes.size > MESSAGE_ADDRESS_MAX)
+        return refuse(checking, "{value_too_long,%zu}", field->value.bytes.size);
+    return 0;
+}
+
 static int check_dead_letter_exchange(const struct checking *checking, const struct field *field)
 {
     if (field->type != 'S')
@@ -201,7 +210,7 @@ static int check_dead_letter_exchange(const struct checking *checking, const str
                     "invalid type '%s' for arg '%s' in queue '%s' in vhost '%s'",
                     field_type_name(field), checking->name, checking->queue_name, checking->vhost);
     checking->settings.queue->has_dead_letter_exchange = true;
-    return 0;
+    return check_address(checking, field);
 }
 
 static int check_dead_letter_key(const struct checking *checking, const struct field *field)
@@ -210,7 +219,7 @@ static int check_dead_letter_key(const struct checking *checking, const struct f
         return refuse_type(checking, field);
     if (!checking->settings.queue->has_dead_letter_exchange)
         return refuse(checking, "routing_key_but_no_dlx_defined");
-    return 0;
+    return check_address(checking, field);
 }
 
 static int check_dead_letter_strategy(const struct checking *checking, const struct field *field)

@@ -40,6 +40,10 @@ struct check_case {
     const char *cause; /* behind "invalid arg 'NAME' for queue 'q' in vhost '/'"; NULL: in order */
 };
 
+#define X16  "xxxxxxxxxxxxxxxx"
+#define X64  X16 X16 X16 X16
+#define X256 X64 X64 X64 X64
+
 static void test_single_arguments(void **state)
 {
     (void)state;
@@ -73,6 +77,9 @@ static void test_single_arguments(void **state)
         {{TEXT("x-dead-letter-routing-key", "k")}, ": routing_key_but_no_dlx_defined"},
         {{TEXT("x-dead-letter-exchange", "d"), BOOLEAN("x-dead-letter-routing-key", true)},
          ": {unacceptable_type,bool}"},
+        {{TEXT("x-dead-letter-exchange", X256)}, ": {value_too_long,256}"},
+        {{TEXT("x-dead-letter-exchange", "d"), TEXT("x-dead-letter-routing-key", X256)},
+         ": {value_too_long,256}"},
         {{BOOLEAN("x-single-active-consumer", false)}, NULL},
         {{TEXT("x-single-active-consumer", "true")}, ": {unacceptable_type,longstr}"},
         {{TEXT("x-queue-mode", "lazy")}, NULL},

@@ -155,6 +155,11 @@ static void publish_dead_letter(struct burial *burial, struct message *message)
 
     burial->publish.message = dead_letter(burial, message);
     message_unref(message);
+    if (!burial->publish.message)
+        log_warning(burial->worker->logger, "queue",
+                    "message %" PRIu64 " of queue '%s' in vhost '%s' has died, and is too large to "
+                    "become a dead letter: dropped",
+                    burial->dead.sequence, burial->queue->name, burial->queue->vhost->name);
     if (!burial->publish.message ||
         broker_check_publish(client, burial->publish.message, &failure) != 0) {
         settle_alone(burial, OUTCOME_BURIED);
