@@ -41,7 +41,8 @@ static void check_peer_at_rest(const struct peer *peer)
     check_line_quiet(&peer->place.line);
     ASSERT(map_count(&peer->asked) == 0);
     ASSERT(peer->place.line.done == peer->ticket_last);
-    ASSERT(peer->sent_bytes == peer->credited_bytes);
+    check_line_quiet(&peer->credit);
+    ASSERT(peer->sent_bytes == peer->credit.done);
     ASSERT(peer->received_bytes == peer->returned_bytes);
     ASSERT(list_empty(&peer->pending));
     ASSERT(peer->proxy->outstanding == 0);

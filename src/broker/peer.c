@@ -285,7 +285,7 @@ static void credit_came(struct peer *peer, struct slice bytes)
 {
     const struct letter_credit *letter = letter_at(bytes);
 
-    peer->credited_bytes = letter->bytes;
+    line_advance(&peer->credit, letter->bytes);
     hurry_flow(peer->place.worker);
 }
 
@@ -368,6 +368,7 @@ void peers_new(struct worker *worker)
         peer->place.worker = worker;
         peer->index = i;
         line_init(&peer->place.line);
+        line_init(&peer->credit);
         map_init_numbers(&peer->asked, loop_random(worker->loop));
         map_init_numbers(&peer->subscriptions, loop_random(worker->loop));
         peer_answer_init(peer);

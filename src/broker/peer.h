@@ -9,8 +9,9 @@
  * protocol.
  *
  * Everything sent is paid for: requests by the slot of their answer, deliveries by the credit of
- * their consumer, settlements by their leases, publishes by the credit of the pair of workers: over
- * PEER_CREDIT_BYTES on their way, those who publish there wait.
+ * their consumer, settlements by their leases, publishes (in transactions, too, and of queues that
+ * move) by the credit of the pair of workers: over PEER_CREDIT_BYTES on their way, those who
+ * publish there wait.
  */
 #ifndef SLUICE_BROKER_PEER_H
 #define SLUICE_BROKER_PEER_H
@@ -32,8 +33,8 @@ struct peer {
     uint64_t token_last;
     struct map asked; /* token -> struct request */
     uint64_t ticket_last;
-    uint64_t sent_bytes,
-        credited_bytes; /* of publishes: written; known to be dealt with over there */
+    uint64_t sent_bytes; /* of publishes, written; */
+    struct line credit;  /* their bytes that are known to be dealt with over there */
     uint64_t subscription_last;
     struct map subscriptions;    /* number -> struct subscription of a client here */
     struct subscription *latest; /* of those, the one that the last delivery was for, or NULL */
@@ -132,7 +133,13 @@ uint64_t peer_publish(struct peer *peer, const struct message *message,
 /* Has it room for publishes? */
 static inline bool peer_has_credit(const struct peer *peer)
 {
-    return peer->sent_bytes - peer->credited_bytes < PEER_CREDIT_BYTES;
+    return peer->sent_bytes - peer->credit.done < PEER_CREDIT_BYTES;
+}
+
+/* For a request that has to wait for it. */
+static inline void peer_wait_for_credit(struct peer *peer, struct request *request)
+{
+    request_wait(request, &peer->credit, peer->sent_bytes - PEER_CREDIT_BYTES + 1);
 }
 
 /* ---- looking, see look.c (peer_look.c) ---- */

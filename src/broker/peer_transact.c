@@ -18,6 +18,7 @@ void peer_part_publish(struct peer *peer, const struct letter_part *part,
     for (size_t i = 0; i < count; i++)
         letter->ids[i] = queues[i]->id;
     message_lend(letter_message(letter->ids + count), message);
+    peer->sent_bytes += message_footprint(message);
 }
 
 static bool same_part(const struct letter_part *a, const struct letter_part *b)
@@ -124,6 +125,7 @@ static void publish(struct peer *peer, struct slice bytes)
     size_t count = 0;
 
     ASSERT(message && part); /* without limit; from ourselves */
+    peer->received_bytes += message_footprint(lent);
     message_lent_end(lent);
     for (uint32_t i = 0; i < letter->queues; i++) {
         struct catalog_queue *queue = catalog_queue_by_id(&worker->catalog, letter->ids[i]);

@@ -47,8 +47,9 @@ struct transaction {
     uint64_t deletion; /* the latest of a queue that has what it is to settle; 0: none */
     size_t waiting;    /* for answers of shares */
     bool may_be_decided;
-    struct share *decider; /* NULL: nothing of it is durable */
-    struct share **shares; /* by shard; NULL: nothing to do there */
+    struct peer *exhausted; /* of its credit: the next publish has to wait */
+    struct share *decider;  /* NULL: nothing of it is durable */
+    struct share **shares;  /* by shard; NULL: nothing to do there */
     size_t shard_count, share_count;
 };
 
@@ -172,6 +173,15 @@ static int charge_publish(struct share *share, const struct message *message,
     return share_charge(share, log_message_bytes(message, logged), failure);
 }
 
+static void write_publish(struct share *share, const struct message *message)
+{
+    struct peer *peer = peer_of(share->place);
+
+    peer_part_publish(peer, &share->part, message, share->batch, share->batch_count);
+    if (!peer_has_credit(peer))
+        share->transaction->exhausted = peer;
+}
+
 static int share_publish(struct share *share, struct message *message, struct failure *failure)
 {
     int result = charge_publish(share, message, failure);
@@ -179,8 +189,7 @@ static int share_publish(struct share *share, struct message *message, struct fa
     if (result == 0 && share->here)
         part_publish(share->here, message, share->batch, share->batch_count);
     else if (result == 0)
-        peer_part_publish(peer_of(share->place), &share->part, message, share->batch,
-                          share->batch_count);
+        write_publish(share, message);
     share->batch_count = 0;
     return result;
 }
@@ -233,14 +242,29 @@ static int collect_settlement(struct transaction *t, const struct settlement *se
     return result;
 }
 
-/* True when all is collected, or has failed and all leases are with parts or given back. */
+/* One of those that it publishes to has no credit left. */
+static struct peer *exhausted_peer(const struct transaction *t)
+{
+    EACH_SHARE(t, share)
+    {
+        if (!share->place->is_here && !peer_has_credit(peer_of(share->place)))
+            return peer_of(share->place);
+    }
+    return NULL;
+}
+
+/* True when all is collected, or has failed and all leases are with parts or given back; else the
+ * turn is over, or the credit of a peer. */
 static bool collect(struct transaction *t, struct failure *failure)
 {
     struct loop *loop = t->client->worker->loop;
     uint64_t until_ns = loop_precise_ns(loop) + TURN_SLICE_NS;
     unsigned done = 0;
 
+    t->exhausted = exhausted_peer(t);
     while (t->publish_at < t->publish_count && failure->code == 0) {
+        if (t->exhausted)
+            return false;
         failure->code = collect_publish(t, &t->publishes[t->publish_at++], failure);
         if (++done % CLOCK_ITEMS == 0 && loop_precise_ns(loop) > until_ns)
             return false;
@@ -482,14 +506,33 @@ static int collected(struct transaction *t)
     return DONE;
 }
 
-static bool slice(struct request *request)
+static int collect_more(struct request *request);
+
+/* Some of it is collected. DONE: it goes on when there is credit. PENDING: in the next turn. */
+static int collect_later(struct transaction *t)
+{
+    struct request *request = t->request;
+
+    if (!t->exhausted) {
+        request_work(request);
+        return PENDING;
+    }
+    peer_wait_for_credit(t->exhausted, request);
+    request->next = collect_more;
+    return DONE;
+}
+
+static int collect_more(struct request *request)
 {
     struct transaction *t = request->transaction;
 
-    if (!collect(t, &request->failure))
-        return false;
+    return collect(t, &request->failure) ? collected(t) : collect_later(t);
+}
+
+static bool slice(struct request *request)
+{
     list_remove(&request->link);
-    return collected(t) == DONE;
+    return collect_more(request) == DONE;
 }
 
 /* It looks at its queues from here on: none of them will be quiet before it has collected all. */
@@ -503,11 +546,8 @@ static int begin(struct request *request)
         return DONE;
     }
     t->client->worker->collecting++;
-    if (collect(t, &request->failure))
-        return collected(t);
     request->slice = slice;
-    request_work(request);
-    return PENDING;
+    return collect_more(request);
 }
 
 int broker_transact(struct client *client, struct request *request, struct publish *publishes,

@@ -2,6 +2,7 @@
  * Transactions over the shards of three workers, in virtual time: whole or not at all, whenever
  * everything crashes.
  */
+#include "broker/peer.h"
 #include "broker/test_world.h"
 
 /* Takes everything out; both kinds come in the order in which they were published. */
@@ -135,6 +136,12 @@ static enum end swap_judge(struct world *w, const struct swap *x)
 static void pass_time(struct world *w)
 {
     simulated_run_for(w->loops[0], 20 * NANOSECONDS_PER_MS);
+}
+
+static uint64_t find_ready(const struct world *w, unsigned worker, const char *name)
+{
+    const struct vhost *vhost = catalog_vhost(&w->worker[worker]->catalog, slice_text("/"));
+    return vhost_queue(vhost, slice_text(name))->hosted->queue.ready;
 }
 
 /* ---- tests ---- */
@@ -533,6 +540,56 @@ static void a_queue_is_deleted_meanwhile(void **state)
     }
 }
 
+/* What it publishes to another worker spends the credit of the pair, however large it is: more than
+ * that, and the one message that goes beyond, is never on its way. */
+static void credit_bounds_what_is_on_its_way(void **state)
+{
+    enum { COUNT = 40, BYTES = 512 * 1024 };
+    static char body[BYTES];
+    struct publish publishes[COUNT];
+    const struct settlement none = {0};
+
+    (void)state;
+    memset(body, 'x', sizeof body - 1);
+    for (unsigned workers = 2; workers <= 3; workers++) {
+        struct world w;
+        uint64_t most = 0, sum = 0;
+        world_init(&w, workers, workers, 90 + workers);
+        world_start(&w);
+        for (unsigned i = 0; i < workers; i++)
+            declare(&w, i, names[i], true);
+        struct actor *a = open_actor(&w, 0);
+        for (unsigned i = 0; i < COUNT; i++) {
+            const char *name = names[1 + i % (workers - 1)];
+            publishes[i] = (struct publish){.message = message_for(a, name, body, true)};
+            sum += message_footprint(publishes[i].message);
+        }
+        uint64_t one = message_footprint(publishes[0].message);
+        int outcome = broker_transact(a->client, &a->request, publishes, COUNT, &none, 0);
+        for (; outcome == PENDING && !a->is_done; run(&w)) {
+            for (unsigned i = 1; i < workers; i++) {
+                const struct peer *peer = w.worker[0]->peers[i];
+                uint64_t on_its_way = peer->sent_bytes - peer->credit.done;
+                assert_true(on_its_way < PEER_CREDIT_BYTES + one);
+                most = on_its_way > most ? on_its_way : most;
+            }
+        }
+        DO(&w, a, outcome);
+        assert_true(most >= PEER_CREDIT_BYTES);
+        pass_time(&w);
+        for (unsigned i = 1; i < workers; i++) {
+            const struct peer *peer = w.worker[0]->peers[i];
+            assert_int_equal(peer->credit.done, sum / (workers - 1));
+            assert_int_equal(find_ready(&w, i, names[i]), COUNT / (workers - 1));
+        }
+        for (unsigned i = 0; i < COUNT; i++)
+            message_unref(publishes[i].message);
+        world_stop(&w);
+        assert_int_equal(w.errors, 0);
+        world_fini(&w);
+    }
+}
+
 /* What is over leaves nothing behind, not even for the start after a crash. */
 static void is_forgotten(void **state)
 {
@@ -652,6 +709,7 @@ int main(void)
         cmocka_unit_test(a_disk_is_full),
         cmocka_unit_test(a_disk_fails),
         cmocka_unit_test(a_queue_is_deleted_meanwhile),
+        cmocka_unit_test(credit_bounds_what_is_on_its_way),
         cmocka_unit_test(is_forgotten),
         cmocka_unit_test(too_many_in_doubt),
         cmocka_unit_test(too_many_decisions),
