@@ -33,6 +33,7 @@ struct burial {
     struct queue_dead dead;
     struct request request;
     struct publish publish;
+    struct slice *more_keys; /* of the publish */
     struct settlement settlement;
     struct reading *reading; /* while it is being read back */
 };
@@ -65,6 +66,7 @@ static void burial_free(struct burial *burial)
     list_remove(&burial->link);
     burial->worker->burial_count--;
     catalog_queue_unref(burial->queue);
+    free(burial->more_keys);
     free(burial->reading);
     free(burial);
 }
@@ -147,6 +149,21 @@ static bool may_go_to(const struct publish *publish, const struct catalog_queue 
                 ->goes_in_circle(publish->message, slice_text(queue->name));
 }
 
+static void find_more_keys(struct burial *burial)
+{
+    const struct message *message = burial->publish.message;
+    size_t count = message_format(message)->more_keys(message, NULL, 0);
+
+    if (count == 0)
+        return;
+    if (count > PUBLISH_KEYS_MAX)
+        count = PUBLISH_KEYS_MAX;
+    burial->more_keys = memory_new(count * sizeof *burial->more_keys);
+    message_format(message)->more_keys(message, burial->more_keys, count);
+    burial->publish.more_keys = burial->more_keys;
+    burial->publish.more_keys_count = count;
+}
+
 /* Takes the reference on the message. */
 static void publish_dead_letter(struct burial *burial, struct message *message)
 {
@@ -165,6 +182,7 @@ static void publish_dead_letter(struct burial *burial, struct message *message)
         settle_alone(burial, OUTCOME_BURIED);
         return;
     }
+    find_more_keys(burial);
     burial->publish.may_go_to = may_go_to;
     catalog_queue_ref(burial->queue);
     burial->settlement = (struct settlement){

@@ -622,6 +622,31 @@ static void test_many_copies(void **state)
     account_fini(&account);
 }
 
+static void test_more_keys(void **state)
+{
+    (void)state;
+    struct account account;
+    account_init(&account, NULL, 0);
+    struct message *plain = message_of(&account, &(struct start){0}, TEXT("body"));
+    struct message *m =
+        message_of(&account, &(struct start){.headers = headers_with_copies}, TEXT("body"));
+    struct slice keys[3] = {TEXT("")};
+
+    assert_int_equal(message_format(plain)->more_keys(plain, keys, 3), 0);
+    assert_int_equal(message_format(m)->more_keys(m, NULL, 0), 2);
+    assert_int_equal(message_format(m)->more_keys(m, keys, 1), 2);
+    assert_true(slice_is(keys[0], "c1") && keys[1].size == 0);
+    assert_int_equal(message_format(m)->more_keys(m, keys, 3), 2);
+    assert_true(slice_is(keys[0], "c1") && slice_is(keys[1], "c2"));
+    m = die(&account, m, &(struct step){"q", "rejected", "dlx", NULL, 1}); /* it keeps its key */
+    assert_int_equal(message_format(m)->more_keys(m, keys, 3), 2);
+    m = die(&account, m, &(struct step){"q", "rejected", "dlx", "other", 1});
+    assert_int_equal(message_format(m)->more_keys(m, keys, 3), 0);
+    message_unref(plain);
+    message_unref(m);
+    account_fini(&account);
+}
+
 /* All names as long as they may be, and a time to live: what GROWTH_MAX has to cover. */
 static void test_the_longest_names(void **state)
 {
@@ -747,6 +772,7 @@ int main(void)
         cmocka_unit_test(test_no_memory),
         cmocka_unit_test(test_the_oldest_deaths_are_forgotten),
         cmocka_unit_test(test_many_copies),
+        cmocka_unit_test(test_more_keys),
         cmocka_unit_test(test_the_longest_names),
         cmocka_unit_test(test_an_address_too_long),
         cmocka_unit_test(test_circles),

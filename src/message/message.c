@@ -213,9 +213,26 @@ static bool amqp091_header(const struct message *m, struct slice name, struct fi
     return fields_find(amqp091_headers(m), name, field);
 }
 
+static size_t amqp091_more_keys(const struct message *m, struct slice *keys, size_t most)
+{
+    struct field copies, key;
+    size_t count = 0;
+
+    if (!amqp091_header(m, slice_text("CC"), &copies) || copies.type != 'A')
+        return 0;
+    for (struct reader r = reader_of(copies.value.bytes); fields_next_value(&r, &key);) {
+        if (key.type != 'S')
+            continue;
+        if (count < most)
+            keys[count] = key.value.bytes;
+        count++;
+    }
+    return count;
+}
+
 static const struct message_format_functions formats[FORMATS] = {
-    [FORMAT_AMQP091] = {"amqp091", amqp091_header, amqp091_headers, amqp091_dead_letter,
-                        amqp091_goes_in_circle},
+    [FORMAT_AMQP091] = {"amqp091", amqp091_header, amqp091_headers, amqp091_more_keys,
+                        amqp091_dead_letter, amqp091_goes_in_circle},
 };
 
 const struct message_format_functions *message_format(const struct message *m)

@@ -207,6 +207,9 @@ struct message_format_functions {
     bool (*header)(const struct message *message, struct slice name, struct field *field);
     /* All headers as a table (fields.h), borrowed from the message; empty where there are none. */
     struct slice (*headers)(const struct message *message);
+    /* Keys by which it is routed besides its own, as its headers say (carbon copies), borrowed; how
+     * many there are, of which at most `most` are written. */
+    size_t (*more_keys)(const struct message *message, struct slice *keys, size_t most);
     /* A new message of one that died: the same body (shared, not copied, where it is a buffer of
      * its own), the death at the head of its history, one reference. It expires no more (the time
      * to live that it had goes from its properties into the history), and was published when the
