@@ -273,10 +273,6 @@ int client_route(struct client *client, const struct publish *publish,
 /* E_FULL or E_FAILED in words. */
 int storage_failure(int result, struct failure *failure);
 
-/* Of these queues of the shard those that take what is published, in an array that is the given one
- * or good until the next call. */
-size_t shard_takers(struct shard *shard, struct catalog_queue ***queues, size_t count);
-
 /* The message is for these queues of this shard: logs it for those that keep it, and gives it to
  * all. *logged: somebody keeps it. */
 int shard_enqueue(struct shard *shard, struct message *message, struct catalog_queue **queues,

@@ -138,7 +138,8 @@ static struct catalog_queue **still_there(struct part *part, const struct part_p
     *is_logged = false;
     for (size_t i = 0; i < publish->count; i++) {
         struct hosted *hosted = part->targets[publish->targets + i];
-        if (hosted->queue.is_given_up || queue_refuses(&hosted->queue))
+        if (hosted->queue.is_given_up ||
+            queue_refuses(&hosted->queue, message_body(publish->message).size))
             continue;
         queues[(*count)++] = hosted->named;
         *is_logged |= hosted->queue.log && (publish->message->flags & MESSAGE_PERSISTENT);

@@ -186,11 +186,15 @@ static void takers_reserve(struct shard *shard, size_t count)
     }
 }
 
-size_t shard_takers(struct shard *shard, struct catalog_queue ***queues, size_t count)
+/* Of these queues of the shard those that take the message, in an array that is the given one or
+ * good until the next call. */
+static size_t shard_takers(struct shard *shard, const struct message *message,
+                           struct catalog_queue ***queues, size_t count)
 {
+    uint64_t size = message_body(message).size;
     size_t first = 0, taking;
 
-    while (first < count && !queue_refuses(&(*queues)[first]->hosted->queue))
+    while (first < count && !queue_refuses(&(*queues)[first]->hosted->queue, size))
         first++;
     if (first == count)
         return count;
@@ -198,7 +202,7 @@ size_t shard_takers(struct shard *shard, struct catalog_queue ***queues, size_t 
     memcpy(shard->takers, *queues, first * sizeof **queues);
     taking = first;
     for (size_t i = first + 1; i < count; i++) {
-        if (!queue_refuses(&(*queues)[i]->hosted->queue))
+        if (!queue_refuses(&(*queues)[i]->hosted->queue, size))
             shard->takers[taking++] = (*queues)[i];
     }
     *queues = shard->takers;
@@ -542,12 +546,13 @@ static void also_wait_for_queues(struct publisher *publisher, struct catalog_que
 static int bury_refused(struct shard *shard, struct publish *publish, struct catalog_queue **queues,
                         size_t count)
 {
+    uint64_t size = message_body(publish->message).size;
     bool logged;
     int result = 0;
 
     for (size_t i = 0; i < count && result == 0; i++) {
         struct queue *queue = &queues[i]->hosted->queue;
-        if (!queue_refuses(queue) || !queue_buries_refused(queue))
+        if (!queue_refuses(queue, size) || !queue_buries_refused(queue))
             continue;
         result = shard_enqueue(shard, publish->message, &queues[i], 1, &logged, &publish->failure);
         if (result == 0)
@@ -560,7 +565,7 @@ static int publish_here(struct shard *shard, struct publish *publish, struct cat
                         size_t count, struct mark *mark)
 {
     struct catalog_queue **taking = queues;
-    size_t taking_count = shard_takers(shard, &taking, count);
+    size_t taking_count = shard_takers(shard, publish->message, &taking, count);
     bool logged;
     int result = 0;
 

@@ -95,7 +95,7 @@ int queue_take(struct queue *queue, struct queue_item *item)
     message_ref(item->message);
     queue_lease(queue, sequence);
     if (queue->upkeep)
-        upkeep_look(queue);
+        upkeep_took(queue);
     return 0;
 }
 

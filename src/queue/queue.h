@@ -293,8 +293,9 @@ struct queue_rules queue_no_rules(void);
 /* At any time before it is closed; what is over a new limit goes soon. */
 void queue_set_rules(struct queue *queue, const struct queue_rules *rules);
 
-/* To be asked before a push, which does as it is told: it is full, and refuses. */
-bool queue_refuses(const struct queue *queue);
+/* To be asked before a push, which does as it is told: with this one it would be over a limit, even
+ * when its consumers have had their turn, and refuses. */
+bool queue_refuses(const struct queue *queue, uint64_t body_size);
 
 /* What it refuses is to be pushed nevertheless, and then to die: queue_bury_last(). */
 bool queue_buries_refused(const struct queue *queue);

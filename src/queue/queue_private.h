@@ -121,6 +121,7 @@ struct queue_upkeep {
     struct queue *queue;
     struct queue_rules rules;
     bool has_mortals;        /* some of its messages have, or had, a time to live of their own */
+    uint64_t looked_until;   /* what is before has been looked at, at the head or behind it */
     struct list link;        /* host.upkeep */
     struct consumer *chosen; /* that gets all; NULL: it does not choose, or has no consumers */
     struct timer timer;
@@ -131,10 +132,15 @@ struct queue_upkeep {
 /* Something has come or the head has changed: a look at it, later in this turn. */
 void upkeep_look(struct queue *queue);
 void upkeep_run(struct queue *queue);
+
+/* A single one was taken. Whoever did so is told how many are left, without those that are no more;
+ * consumers that wait for their turn come first, however. */
+void upkeep_took(struct queue *queue);
 void upkeep_task_run(struct task *task);
 void upkeep_end(struct queue *queue);
 
-/* The head, which is in memory, has lived too long, and is no more. */
+/* The head, which is in memory, has lived too long, and is no more. What is to live for 0 ms and
+ * has just come is for the consumers that are there. */
 bool upkeep_head_is_over(struct queue *queue, uint64_t sequence);
 
 /* What it has got has a time to live. */

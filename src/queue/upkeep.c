@@ -139,27 +139,30 @@ static bool is_over(const struct queue *queue)
            (queue->ready > rules->length_max || queue->ready_bytes > rules->bytes_max);
 }
 
-/* How many of the ready messages go out as soon as the consumers have their turn. */
-static uint64_t about_to_go(const struct queue *queue, uint64_t most)
+/* How many of the ready messages are left when the consumers have had their turn. */
+static uint64_t staying(const struct queue *queue)
 {
-    uint64_t sum = 0;
+    uint64_t going = 0;
 
     LIST_EACH (&queue->active, link) {
-        sum += CONTAINER_OF(link, struct consumer, link)->credit_messages;
-        if (sum >= most)
-            break;
+        going += CONTAINER_OF(link, struct consumer, link)->credit_messages;
+        if (going >= queue->ready)
+            return 0;
     }
-    return sum;
+    return queue->ready - going;
 }
 
-bool queue_refuses(const struct queue *queue)
+bool queue_refuses(const struct queue *queue, uint64_t body_size)
 {
     if (!queue->upkeep || queue->upkeep->rules.overflow == OVERFLOW_DROP_OLDEST)
         return false;
     const struct queue_rules *rules = &queue->upkeep->rules;
-    if (queue->ready < rules->length_max && queue->ready_bytes < rules->bytes_max)
+    if (queue->ready < rules->length_max && queue->ready_bytes <= rules->bytes_max &&
+        body_size <= rules->bytes_max - queue->ready_bytes)
         return false;
-    return about_to_go(queue, queue->ready + 1) <= queue->ready;
+    uint64_t count = staying(queue), bytes = count > 0 ? queue->ready_bytes : 0;
+    return count >= rules->length_max || bytes > rules->bytes_max ||
+           body_size > rules->bytes_max - bytes;
 }
 
 bool queue_buries_refused(const struct queue *queue)
@@ -204,9 +207,12 @@ bool upkeep_head_is_over(struct queue *queue, uint64_t sequence)
     if (!upkeep || !may_expire(upkeep))
         return false;
     const struct queue_page *page = page_get(queue, page_number(sequence));
-    uint64_t now_ms = loop_wall_ms(queue->host->loop);
-    if (dies_at_ms(queue, page->messages[sequence % QUEUE_PAGE]) >= now_ms)
+    const struct message *message = page->messages[sequence % QUEUE_PAGE];
+    uint64_t at_ms = dies_at_ms(queue, message);
+    if (at_ms >= loop_wall_ms(queue->host->loop))
         return false;
+    if (at_ms <= message->published_at_ms && sequence >= upkeep->looked_until)
+        return false; /* it may have been on its way for longer */
     remove_ready(queue, sequence, SETTLE_EXPIRED);
     return true;
 }
@@ -251,10 +257,19 @@ void upkeep_run(struct queue *queue)
             break;
         }
     }
+    upkeep->looked_until = queue->next;
     if (queue->ready + queue->leased == 0)
         upkeep->has_mortals = false;
     if (some)
         queue_activate(queue); /* single gets may wait behind what has gone */
+}
+
+void upkeep_took(struct queue *queue)
+{
+    if (list_empty(&queue->active) && queue->host->has_begun)
+        upkeep_run(queue);
+    else
+        upkeep_look(queue);
 }
 
 void upkeep_look(struct queue *queue)
