@@ -271,6 +271,11 @@ void broker_resume(struct consumer *consumer)
 
 /* ---- deliveries ---- */
 
+static uint32_t count_to_tell(const struct catalog_queue *named, const struct queue_item *item)
+{
+    return named->settings.type == QUEUE_QUORUM ? item->count : 0;
+}
+
 static int deliver(void *context, struct consumer *consumer, const struct queue_item *item)
 {
     struct worker *worker = ((struct shard *)context)->place.worker;
@@ -281,7 +286,7 @@ static int deliver(void *context, struct consumer *consumer, const struct queue_
         .message = item->message,
         .lease = {named, item->sequence},
         .redelivered = item->redelivered,
-        .count = item->count,
+        .count = count_to_tell(named, item),
     };
 
     int result =
@@ -312,7 +317,7 @@ static bool get_now(struct request *request, struct hosted *hosted)
             .message = item.message,
             .lease = {hosted->named, item.sequence},
             .redelivered = item.redelivered,
-            .count = item.count,
+            .count = count_to_tell(hosted->named, &item),
         };
         worker->delivered += !request->client->is_proxy;
         if (request->settles_itself)

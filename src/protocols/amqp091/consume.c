@@ -85,6 +85,78 @@ void write_content(struct session *session, uint16_t channel, struct message *me
     wire_touch(session->wire);
 }
 
+/* ---- messages that have come back ---- */
+
+static const char delivery_count[] = "x-delivery-count";
+
+/* The headers with how often it has come back. NULL: no memory. */
+static uint8_t *headers_with_count(struct slice old, uint32_t count, struct slice *headers)
+{
+    size_t room = old.size + sizeof delivery_count + 16;
+    uint8_t *memory = malloc(room);
+    struct reader reader = reader_of(old);
+    struct field field;
+
+    if (!memory)
+        return NULL;
+    struct writer writer = writer_of(memory, room);
+    while (fields_next(&reader, &field)) {
+        if (!slice_is(field.name, delivery_count))
+            fields_put(&writer, &field);
+    }
+    fields_put_integer(&writer, delivery_count, count);
+    *headers = slice_of(memory, writer_size(&writer));
+    return memory;
+}
+
+static struct message *message_with(struct session *session, const struct message *message,
+                                    const struct amqp091_properties *properties)
+{
+    struct message_parts parts = {
+        .format = message->format,
+        .flags = message->flags,
+        .priority = message->priority,
+        .exchange = message_exchange(message),
+        .key = message_key(message),
+        .body = message_body(message),
+        .body_buffer = message->body,
+        .published_at_ms = message->published_at_ms,
+        .expires_at_ms = message->expires_at_ms,
+    };
+    size_t size = amqp091_properties_size(properties);
+    uint8_t *bytes = malloc(size + 1);
+    struct message *with = NULL;
+
+    if (bytes) {
+        struct writer writer = writer_of(bytes, size);
+        amqp091_properties_write(&writer, properties);
+        parts.properties = slice_of(bytes, size);
+        with = message_new(broker_message_account(session->client), &parts);
+    }
+    free(bytes);
+    return with;
+}
+
+/* The message as the client is to see it: with the count in a header, where its queue tells it. A
+ * reference. For want of memory, or properties that nobody can read, it goes without. */
+static struct message *as_told(struct session *session, const struct delivery *delivery)
+{
+    struct amqp091_properties properties;
+    struct message *with = NULL;
+
+    if (delivery->count == 0 ||
+        amqp091_properties_parse(message_properties(delivery->message), &properties) < 0)
+        return message_ref(delivery->message);
+    if (!(properties.flags & AMQP091_HEADERS))
+        properties.headers = slice_of(NULL, 0);
+    uint8_t *headers = headers_with_count(properties.headers, delivery->count, &properties.headers);
+    properties.flags |= AMQP091_HEADERS;
+    if (headers)
+        with = message_with(session, delivery->message, &properties);
+    free(headers);
+    return with ? with : message_ref(delivery->message);
+}
+
 /* A delivery in one piece where it is small, which most are. */
 static void write_delivery(const struct subscription *s, uint64_t tag,
                            const struct delivery *delivery)
@@ -189,7 +261,14 @@ int consume_deliver(struct subscription *s, const struct delivery *delivery)
         s->outstanding++;
         channel->held++;
     }
-    write_delivery(s, channel->next_tag++, delivery);
+    if (delivery->count == 0) {
+        write_delivery(s, channel->next_tag++, delivery);
+    } else {
+        struct delivery told = *delivery;
+        told.message = as_told(session, delivery);
+        write_delivery(s, channel->next_tag++, &told);
+        message_unref(told.message);
+    }
     owe(s, delivery->message);
     wire_touch(session->wire);
     return 0;
@@ -535,7 +614,9 @@ static void send_got(struct channel *channel, const struct delivery *delivery, u
     ok.basic_get_ok.routing_key = message_key(delivery->message);
     ok.basic_get_ok.message_count = left > UINT32_MAX ? UINT32_MAX : (uint32_t)left;
     channel_write(channel, &ok);
-    write_content(channel->session, channel->number, delivery->message);
+    struct message *told = as_told(channel->session, delivery);
+    write_content(channel->session, channel->number, told);
+    message_unref(told);
 }
 
 static void got(struct channel *channel)
