@@ -51,7 +51,8 @@ struct delivery {
         *message;       /* borrowed, or lent: to keep it, or its body, is to take a reference */
     struct lease lease; /* the session's to settle, unless the consumer settles automatically */
     bool redelivered;   /* was given out before, or may have been */
-    uint32_t count; /* how often it came back in a way that counts; 0: its queue does not tell */
+    bool tells_count;   /* its queue is of a kind that lets clients know */
+    uint32_t count;     /* how often it came back in a way that counts */
 };
 
 enum flow {

@@ -271,11 +271,6 @@ void broker_resume(struct consumer *consumer)
 
 /* ---- deliveries ---- */
 
-static uint32_t count_to_tell(const struct catalog_queue *named, const struct queue_item *item)
-{
-    return named->settings.type == QUEUE_QUORUM ? item->count : 0;
-}
-
 static int deliver(void *context, struct consumer *consumer, const struct queue_item *item)
 {
     struct worker *worker = ((struct shard *)context)->place.worker;
@@ -286,7 +281,8 @@ static int deliver(void *context, struct consumer *consumer, const struct queue_
         .message = item->message,
         .lease = {named, item->sequence},
         .redelivered = item->redelivered,
-        .count = count_to_tell(named, item),
+        .tells_count = named->settings.type == QUEUE_QUORUM,
+        .count = item->count,
     };
 
     int result =
@@ -317,7 +313,8 @@ static bool get_now(struct request *request, struct hosted *hosted)
             .message = item.message,
             .lease = {hosted->named, item.sequence},
             .redelivered = item.redelivered,
-            .count = count_to_tell(hosted->named, &item),
+            .tells_count = hosted->named->settings.type == QUEUE_QUORUM,
+            .count = item.count,
         };
         worker->delivered += !request->client->is_proxy;
         if (request->settles_itself)

@@ -144,7 +144,7 @@ static struct message *as_told(struct session *session, const struct delivery *d
     struct amqp091_properties properties;
     struct message *with = NULL;
 
-    if (delivery->count == 0 ||
+    if (!delivery->tells_count || delivery->count == 0 ||
         amqp091_properties_parse(message_properties(delivery->message), &properties) < 0)
         return message_ref(delivery->message);
     if (!(properties.flags & AMQP091_HEADERS))
@@ -261,7 +261,7 @@ int consume_deliver(struct subscription *s, const struct delivery *delivery)
         s->outstanding++;
         channel->held++;
     }
-    if (delivery->count == 0) {
+    if (!delivery->tells_count) {
         write_delivery(s, channel->next_tag++, delivery);
     } else {
         struct delivery told = *delivery;
