@@ -106,9 +106,7 @@ static void an_empty_queue(void **state)
                 publish_range(&w, by, "q", 1, 3);
                 expect_range(&w, 0, "q", 1, 3);
                 expect_empty(&w, by, "q");
-                world_stop(&w);
-                assert_int_equal(w.errors, 0);
-                world_fini(&w);
+                world_end(&w);
             }
         }
     }
@@ -146,9 +144,7 @@ static void publishes_meanwhile(void **state)
         assert_int_equal(a->refused, 0);
         expect_empty(&w, 0, "q");
         publisher_close(publisher);
-        world_stop(&w);
-        assert_int_equal(w.errors, 0);
-        world_fini(&w);
+        world_end(&w);
     }
 }
 
@@ -204,9 +200,7 @@ static void messages(void **state)
         pass_time(&w);
         for (unsigned i = 0; i < w.workers; i++)
             worker_check(w.worker[i]);
-        world_stop(&w);
-        assert_int_equal(w.errors, 0);
-        world_fini(&w);
+        world_end(&w);
     }
 }
 
@@ -283,9 +277,7 @@ static void consumers(void **state)
         for (unsigned i = 0; i < w.workers; i++)
             count += seen[i].count;
         assert_int_equal(count, 4 * w.workers + 10);
-        world_stop(&w);
-        assert_int_equal(w.errors, 0);
-        world_fini(&w);
+        world_end(&w);
     }
 }
 
@@ -316,9 +308,7 @@ static void consumers_that_go(void **state)
         pass_time(&w);
         for (unsigned i = 0; i < w.workers; i++)
             assert_null(find(&w, i, "q"));
-        world_stop(&w);
-        assert_int_equal(w.errors, 0);
-        world_fini(&w);
+        world_end(&w);
     }
 }
 
@@ -359,9 +349,7 @@ static void requests_wait(void **state)
         complete(&w, mover, outcome);
         assert_string_equal(mover->request.failure.text, "");
         pass_time(&w);
-        world_stop(&w);
-        assert_int_equal(w.errors, 0);
-        world_fini(&w);
+        world_end(&w);
     }
 }
 
@@ -402,9 +390,7 @@ static void transactions_wait(void **state)
         message_unref(publishes[0].message);
         message_unref(publishes[1].message);
         pass_time(&w);
-        world_stop(&w);
-        assert_int_equal(w.errors, 0);
-        world_fini(&w);
+        world_end(&w);
     }
 }
 
@@ -443,8 +429,7 @@ static void refusals(void **state)
         free(user->tags);
         user->tags = memory_text(slice_text("monitoring"));
         expect_refusal(&w, a, "q", 1, E_DENIED);
-        world_stop(&w);
-        world_fini(&w);
+        world_end(&w);
     }
 }
 
@@ -508,8 +493,7 @@ static void a_part_in_doubt(void **state)
     part_drop(shard, id);
     pass_time(&w);
     move(&w, 1, "q", 2);
-    world_stop(&w);
-    world_fini(&w);
+    world_end(&w);
 }
 
 /* Deleted, or stopped, or left by whoever asked for it, after so many turns of it. */
@@ -542,15 +526,13 @@ static void meanwhile(void **state)
                 assert_int_equal(a->refused, 0);
             }
             publisher_close(publisher);
-            world_stop(&w);
             if (what > 0) {
+                world_stop(&w);
                 world_start(&w);
                 expect_range(&w, 0, "q", 1, 20 + (turns + 3) / 4);
                 expect_empty(&w, 0, "q");
-                world_stop(&w);
             }
-            assert_int_equal(w.errors, 0);
-            world_fini(&w);
+            world_end(&w);
         }
     }
 }
@@ -589,9 +571,7 @@ static void rebalances(void **state)
         }
         for (unsigned i = 0; i < 4 && seed < 9; i++)
             assert_true(counts[i] >= 3 && counts[i] <= 4);
-        world_stop(&w); /* for some of them in the middle of it */
-        assert_int_equal(w.errors, 0);
-        world_fini(&w);
+        world_end(&w); /* for some of them in the middle of it */
     }
 }
 

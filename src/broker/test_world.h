@@ -245,6 +245,14 @@ static MAYBE_UNUSED void world_stop(struct world *w)
         loop_free(w->loops[i]);
 }
 
+/* The end of a test in which nothing has gone wrong. */
+static MAYBE_UNUSED void world_end(struct world *w)
+{
+    world_stop(w);
+    assert_int_equal(w->errors, 0);
+    world_fini(w);
+}
+
 /* ---- clients ---- */
 
 static MAYBE_UNUSED void complete(struct world *w, struct actor *a, int outcome)

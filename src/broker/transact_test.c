@@ -167,9 +167,7 @@ static void commits_over_three_shards(void **state)
         }
         assert_int_equal(swap_judge(&w, x), ALL);
         swap_free(x);
-        world_stop(&w);
-        assert_int_equal(w.errors, 0);
-        world_fini(&w);
+        world_end(&w);
     }
 }
 
@@ -188,8 +186,7 @@ static void one_shard_elsewhere(void **state)
         DO(&w, a, swap_commit(a, x));
         assert_int_equal(swap_judge(&w, x), ALL);
         swap_free(x);
-        world_stop(&w);
-        world_fini(&w);
+        world_end(&w);
     }
 }
 
@@ -204,8 +201,7 @@ static void expect_nothing(struct world *w, struct swap *x)
     }
     assert_int_equal(swap_judge(w, x), NOTHING);
     swap_free(x);
-    world_stop(w);
-    world_fini(w);
+    world_end(w);
 }
 
 /* A commit that fails, with this code. */
@@ -472,8 +468,7 @@ static void large_ones_go_in_slices(void **state)
         assert_int_equal(a->request.failure.code, 0);
         assert_int_equal(swap_judge(&w, x), ALL);
         swap_free(x);
-        world_stop(&w);
-        world_fini(&w);
+        world_end(&w);
     }
 }
 
@@ -506,8 +501,7 @@ static void outcomes(void **state)
         assert_int_equal(drain(&w, names[q]).old, 0);
     }
     swap_free(x);
-    world_stop(&w);
-    world_fini(&w);
+    world_end(&w);
 }
 
 /* A queue that is deleted while the transaction is under way takes its part of it along. */
@@ -534,9 +528,7 @@ static void a_queue_is_deleted_meanwhile(void **state)
                 assert_int_equal(drain(&w, names[q]).new, 100);
         }
         swap_free(x);
-        world_stop(&w);
-        assert_int_equal(w.errors, 0);
-        world_fini(&w);
+        world_end(&w);
     }
 }
 
@@ -609,8 +601,7 @@ static void is_forgotten(void **state)
     assert_int_equal(w.in_doubt, 0);
     assert_int_equal(swap_judge(&w, x), ALL);
     swap_free(x);
-    world_stop(&w);
-    world_fini(&w);
+    world_end(&w);
 }
 
 /* ---- how many there can be: parts and decisions made by hand ---- */
@@ -693,8 +684,7 @@ static void too_many_decisions(void **state)
     request_init(&request, a);
     assert_int_equal(decision_make(shard, (struct transaction_id){2, 1}, shards, 1, &request), 0);
     decision_applied(shard, (struct transaction_id){2, 1}, 1);
-    world_stop(&w);
-    world_fini(&w);
+    world_end(&w);
 }
 
 int main(void)

@@ -3,9 +3,8 @@
  * to consumers with and without credit, single gets, settlements, returns, purges, cold messages
  * and their reading back, and a restart from state and records.
  */
-#include "queue/queue.h"
+#include "queue/test_log.h"
 
-#include "base/assert.h"
 #include "base/memory.h"
 #include "loop/simulated.h"
 
@@ -18,28 +17,33 @@
 
 /* ---- the log that is only remembered ---- */
 
-struct log {
+struct memory_log {
+    struct log log;
     struct loop *loop;
     uint64_t position; /* of the last append */
     struct message *stored[SEQUENCES_MAX];
     bool live[SEQUENCES_MAX];    /* not released, by position */
     bool settled[SEQUENCES_MAX]; /* by sequence */
     uint32_t returned[SEQUENCES_MAX];
-    uint64_t delivered_mark, block, durable;
+    uint64_t durable;
     uint8_t state[1u << 16];
     size_t state_size;
-    struct list reads;
     struct timer timer;
     unsigned reads_done;
 };
 
 static struct queue_host host;
 
+static struct memory_log *memory_of(struct log *log)
+{
+    return CONTAINER_OF(log, struct memory_log, log);
+}
+
 static void log_turn(struct timer *timer)
 {
-    struct log *log = CONTAINER_OF(timer, struct log, timer);
+    struct memory_log *log = CONTAINER_OF(timer, struct memory_log, timer);
 
-    for (struct list *link; (link = list_take_first(&log->reads));) {
+    for (struct list *link; (link = list_take_first(&log->log.reads));) {
         struct log_read *read = CONTAINER_OF(link, struct log_read, link);
         for (size_t i = 0; i < read->count; i++) {
             /* settled meanwhile: the log may have given up the place */
@@ -50,75 +54,71 @@ static void log_turn(struct timer *timer)
         log->reads_done++;
         read->done(read);
     }
-    if (log->durable < log->block) {
-        log->durable = log->block;
+    if (log->durable < log->log.block) {
+        log->durable = log->log.block;
         queue_host_durable(&host, log->durable);
     }
 }
 
-void log_settle(struct log *log, uint64_t queue, uint64_t first, uint64_t last, unsigned why)
+static void log_settled(struct log *told, uint64_t first, uint64_t last)
 {
-    assert_true(queue == 7 && why > 0);
+    struct memory_log *log = memory_of(told);
+
     for (uint64_t s = first; s <= last; s++) {
         assert_false(log->settled[s]);
         log->settled[s] = true;
     }
 }
 
-void log_release(struct log *log, uint64_t position)
+/* Not before it has been told why: else the room could be used again before that is on disk. */
+static void log_released(struct log *told, uint64_t position)
 {
+    struct memory_log *log = memory_of(told);
+    const struct message *message = log->stored[position];
+
     assert_true(log->live[position]);
+    assert_true(!message || log->settled[message->published_at_ms]);
     log->live[position] = false;
 }
 
-void log_append_returned(struct log *log, uint64_t queue, uint64_t first, uint64_t last,
-                         uint32_t count)
+static void log_returned(struct log *told, uint64_t first, uint64_t last, uint32_t count)
 {
-    assert_true(queue == 7 && first == last);
-    log->returned[first] += count;
+    assert_int_equal(first, last);
+    memory_of(told)->returned[first] += count;
 }
 
-void log_append_delivered(struct log *log, uint64_t queue, uint64_t sequence)
+static void log_state(struct log *told, struct slice bytes, bool more)
 {
-    assert_true(queue == 7 && sequence > log->delivered_mark);
-    log->delivered_mark = sequence;
-    log->block++;
-}
+    struct memory_log *log = memory_of(told);
 
-void log_append_state(struct log *log, uint64_t queue, struct slice bytes, bool more)
-{
-    assert_true(queue == 7);
     memcpy(log->state + log->state_size, bytes.data, bytes.size);
     log->state_size += bytes.size;
     assert_true(more || log->state_size < LOG_STATE_MAX);
 }
 
-void log_drop_state(struct log *log, uint64_t queue)
+static void log_hurried(struct log *told)
 {
-    (void)log;
-    (void)queue;
-}
+    struct memory_log *log = memory_of(told);
 
-uint64_t log_block_last(const struct log *log)
-{
-    return log->block;
-}
-
-bool log_is_failed(const struct log *log)
-{
-    (void)log;
-    return false;
-}
-
-void log_commit(struct log *log)
-{
     timer_set(&log->timer, loop_now_ns(log->loop) + 1000);
 }
 
-void log_read(struct log *log, struct log_read *read)
+static const struct test_log_hooks log_hooks = {
+    .settled = log_settled,
+    .released = log_released,
+    .returned = log_returned,
+    .state = log_state,
+    .hurried = log_hurried,
+};
+
+static struct memory_log *memory_log_new(struct loop *loop)
 {
-    list_append(&log->reads, &read->link);
-    log_commit(log);
+    struct memory_log *log = memory_new(sizeof *log);
+
+    test_log_init(&log->log, &log_hooks);
+    log->loop = loop;
+    timer_init(&log->timer, loop, log_turn);
+    return log;
 }
 
 /* ---- the model ---- */
@@ -127,7 +127,7 @@ enum state { NONE, READY, LEASED, GONE };
 
 struct model {
     struct loop *loop;
-    struct log *log;
+    struct memory_log *log;
     struct queue queue;
     struct account account;
     enum state state[SEQUENCES_MAX];
@@ -160,7 +160,7 @@ static void expect_item(struct model *m, const struct queue_item *item)
     assert_int_equal(item->redelivered, m->seen[s]);
     assert_int_equal(item->count, m->counts[s]);
     if (m->durable && m->persistent[s])
-        assert_true(s < m->log->delivered_mark && m->log->durable >= 1);
+        assert_true(s < m->log->log.delivered_mark && m->log->durable >= 1);
     m->state[s] = LEASED;
     m->ready--;
     m->leased++;
@@ -341,15 +341,15 @@ static void step(struct model *m)
 /* What the log knows makes the same queue again. */
 static void restart(struct model *m, bool with_state)
 {
-    struct log *log = m->log;
+    struct memory_log *log = m->log;
 
     if (with_state)
         queue_write_state(&m->queue, loop_random(m->loop) % 2);
     uint64_t mark = m->queue.mark_logged;
-    list_init(&log->reads); /* nobody waits for them any more */
+    list_init(&log->log.reads); /* nobody waits for them any more */
     queue_abandon(&m->queue);
     queue_fini(&m->queue);
-    queue_init(&m->queue, &host, 7, log);
+    queue_init(&m->queue, &host, TEST_LOG_QUEUE, &log->log);
     if (with_state)
         assert_int_equal(queue_recover_state(&m->queue, slice_of(log->state, log->state_size)), 0);
     uint64_t exact = with_state ? m->queue.mark_durable : mark;
@@ -399,24 +399,19 @@ static void drain(struct model *m)
 static unsigned run_seed(uint64_t seed)
 {
     struct model *m = memory_new(sizeof *m);
-    struct log *log = memory_new(sizeof *log);
-
     m->loop = loop_new_simulated(seed);
-    m->log = log;
+    struct memory_log *log = m->log = memory_log_new(m->loop);
     m->durable = seed % 4 != 0;
     m->room = true;
     account_init(&m->account, NULL, 0);
-    log->loop = m->loop;
-    list_init(&log->reads);
-    timer_init(&log->timer, m->loop, log_turn);
     host = (struct queue_host){.loop = m->loop,
-                               .log = log,
+                               .log = &log->log,
                                .events = &events,
                                .context = m,
                                .memory = &m->account,
                                .hot_bytes_max = 4000};
     queue_host_init(&host);
-    queue_init(&m->queue, &host, 7, m->durable ? log : NULL);
+    queue_init(&m->queue, &host, TEST_LOG_QUEUE, m->durable ? &log->log : NULL);
     for (size_t i = 0; i < 3; i++) {
         m->consumers[i] = (struct consumer){
             .queue = &m->queue, .credit_bytes = INT64_MAX / 8, .settles_itself = i == 2};
@@ -472,7 +467,7 @@ static void one_old_message(void **state)
     host = (struct queue_host){
         .loop = loop, .events = &events, .memory = &account, .hot_bytes_max = 1u << 30};
     queue_host_init(&host);
-    queue_init(&queue, &host, 7, NULL);
+    queue_init(&queue, &host, TEST_LOG_QUEUE, NULL);
     struct message *message = message_new(
         &account, &(struct message_parts){.format = FORMAT_AMQP091, .key = slice_text("k")});
     queue_push(&queue, message, 0);
@@ -536,13 +531,13 @@ static void broken_states_are_refused(void **state)
     struct loop *loop = loop_new_simulated(1);
     struct account memory;
     struct queue queue;
-    struct log *log = memory_new(sizeof *log);
+    struct memory_log *log = memory_log_new(loop);
 
     (void)state;
     account_init(&memory, NULL, 0);
-    host = (struct queue_host){.loop = loop, .log = log, .memory = &memory};
+    host = (struct queue_host){.loop = loop, .log = &log->log, .memory = &memory};
     queue_host_init(&host);
-    queue_init(&queue, &host, 7, log);
+    queue_init(&queue, &host, TEST_LOG_QUEUE, &log->log);
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         assert_int_equal(recover_numbers(&queue, broken[i], sizes[i]), E_CORRUPT);
         assert_int_equal(queue.next, 1);
@@ -555,7 +550,7 @@ static void broken_states_are_refused(void **state)
 
     /* what it promises takes no memory: 2^61 messages, of which the log has two and settled one */
     static const uint64_t large[] = {1ull << 62, 3, 1, 1, (1ull << 61) - 1, 0};
-    queue_init(&queue, &host, 7, log);
+    queue_init(&queue, &host, TEST_LOG_QUEUE, &log->log);
     assert_int_equal(recover_numbers(&queue, large, 6), 0);
     assert_true(queue_recover_message(&queue, 2, 1, 10, 0));
     log->live[1] = log->live[2] = true;

@@ -1,75 +1,33 @@
 /* A queue rebuilt from what a log tells: a state (two bytes of size, then the bytes), and then
  * messages, settlements, returns and marks in any order. What comes out must be a queue. */
-#include "base/assert.h"
 #include "loop/simulated.h"
-#include "queue/queue.h"
-
-#include <stdlib.h>
+#include "queue/test_log.h"
 
 /* ---- a log that counts what it still keeps ---- */
 
-struct log {
-    uint64_t live, block;
-    struct list reads;
+struct counting_log {
+    struct log log;
+    uint64_t live;
 };
 
-void log_settle(struct log *log, uint64_t queue, uint64_t first, uint64_t last, unsigned why)
+static void released(struct log *log, uint64_t position)
+{
+    struct counting_log *counting = CONTAINER_OF(log, struct counting_log, log);
+
+    (void)position;
+    ASSERT(counting->live > 0);
+    counting->live--;
+}
+
+/* use() writes small ones alone */
+static void state_written(struct log *log, struct slice bytes, bool more)
 {
     (void)log;
-    ASSERT(queue == 7 && first > 0 && first <= last && why > 0);
+    (void)bytes;
+    ASSERT(!more);
 }
 
-void log_release(struct log *log, uint64_t position)
-{
-    ASSERT(position > 0 && log->live > 0);
-    log->live--;
-}
-
-void log_append_returned(struct log *log, uint64_t queue, uint64_t first, uint64_t last,
-                         uint32_t count)
-{
-    (void)log;
-    ASSERT(queue == 7 && first > 0 && first <= last && count > 0);
-}
-
-void log_append_delivered(struct log *log, uint64_t queue, uint64_t sequence)
-{
-    ASSERT(queue == 7 && sequence > 0);
-    log->block++;
-}
-
-void log_append_state(struct log *log, uint64_t queue, struct slice bytes, bool more)
-{
-    (void)log;
-    ASSERT(queue == 7 && bytes.size > 0 && bytes.size <= LOG_STATE_MAX && !more);
-}
-
-void log_drop_state(struct log *log, uint64_t queue)
-{
-    (void)log;
-    (void)queue;
-}
-
-uint64_t log_block_last(const struct log *log)
-{
-    return log->block;
-}
-
-bool log_is_failed(const struct log *log)
-{
-    (void)log;
-    return false;
-}
-
-void log_commit(struct log *log)
-{
-    (void)log;
-}
-
-void log_read(struct log *log, struct log_read *read)
-{
-    list_append(&log->reads, &read->link);
-}
+static const struct test_log_hooks log_hooks = {.released = released, .state = state_written};
 
 /* ---- the target ---- */
 
@@ -89,7 +47,7 @@ static void get(void *context, struct queue *queue)
 
 static const struct queue_events events = {.deliver = deliver, .get = get};
 
-static void tell(struct queue *queue, struct log *log, struct reader *r)
+static void tell(struct queue *queue, struct counting_log *log, struct reader *r)
 {
     unsigned what = read_u8(r) % 4;
     uint64_t first = read_varint(r), more = read_varint(r);
@@ -113,7 +71,7 @@ static void tell(struct queue *queue, struct log *log, struct reader *r)
 }
 
 /* It can be purged, and written, and nothing is left. */
-static void use(struct queue *queue, struct log *log)
+static void use(struct queue *queue, struct counting_log *log)
 {
     uint64_t position = 0, ready = queue->ready, purged = 0;
     struct queue_item item;
@@ -136,17 +94,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct reader r = reader_of(slice_of(data, size));
     struct slice state = read_bytes(&r, read_le16(&r));
     struct loop *loop = loop_new_simulated(1);
-    struct log log = {.live = 0};
+    struct counting_log log = {.live = 0};
     struct account memory;
     struct queue queue;
 
     if (r.failed)
         state = slice_of(data, size);
     account_init(&memory, NULL, 0);
-    list_init(&log.reads);
-    struct queue_host host = {.loop = loop, .log = &log, .events = &events, .memory = &memory};
+    test_log_init(&log.log, &log_hooks);
+    struct queue_host host = {.loop = loop, .log = &log.log, .events = &events, .memory = &memory};
     queue_host_init(&host);
-    queue_init(&queue, &host, 7, &log);
+    queue_init(&queue, &host, TEST_LOG_QUEUE, &log.log);
     int result = queue_recover_state(&queue, state);
     ASSERT(result == 0 || (queue.next == 1 && queue.mark_logged == 0));
     while (!r.failed && reader_left(&r) > 0)
