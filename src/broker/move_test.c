@@ -472,6 +472,85 @@ static void a_target_that_fails(void **state)
     }
 }
 
+static void expect_failure(struct world *w, struct actor *a, int outcome)
+{
+    complete(w, a, outcome);
+    assert_int_equal(a->request.failure.code, E_FAILED);
+}
+
+/* The queue moves until MOVED is written, and before that is durable the catalog's disk fails. */
+static void strand(struct world *w, struct actor *mover, struct actor *asker)
+{
+    const struct catalog_queue *queue = find(w, 0, "q");
+    int outcome = begin_move(mover, "q", 3);
+
+    assert_int_equal(outcome, PENDING);
+    struct publisher *publisher = publisher_open(asker->client, NULL);
+    publish_one(asker, "q", 51, true, publisher); /* may come there before */
+    RUN_UNTIL(w, queue->move && queue->move->is_decided);
+    struct simulated_faults *faults = simulated_disk_faults(w->disks[0]);
+    faults->write_fails_ppm = faults->sync_fails_ppm = 1000000;
+    assert_false(queue->move->is_over);
+    publish_one(asker, "q", 52, true, publisher);
+    expect_failure(w, asker, broker_get(asker->client, &asker->request, slice_text("q"), false));
+    expect_failure(w, mover, outcome);
+    pass_time(w);
+    for (unsigned i = 0; i < w->workers; i++) {
+        assert_true(find(w, i, "q")->move && find(w, i, "q")->move->is_stranded);
+        worker_check(w->worker[i]);
+    }
+}
+
+/* Nobody can know where it is: nothing is taken for it, and nothing of it is lost. The next start
+ * finds it in one of the two places. */
+static void stranded_until_the_next_start(void **state)
+{
+    unsigned places = 0;
+
+    (void)state;
+    for (unsigned seed = 0; seed < 60; seed++) {
+        struct world w;
+        struct lease lease;
+        char body[16];
+        world_init(&w, 1 + seed % 3, 3, 1000 + seed);
+        world_start(&w);
+        declare(&w, 0, "q", true);
+        move(&w, 0, "q", 2);
+        publish_range(&w, 0, "q", 1, 50);
+        struct actor *a = open_another(&w, w.workers - 1);
+        assert_true(get(&w, a, "q", &lease, body));
+        a->confirmed = a->refused = 0;
+        strand(&w, open_actor(&w, seed % w.workers), a);
+        assert_int_equal(a->confirmed, 2);
+        assert_true(a->refused == 2 || (a->refused == 1 && w.workers > 1));
+        unsigned last = 52 - (unsigned)a->refused;
+        struct message *message = message_for(a, "q", "53", true);
+        struct publish publish = {.message = message};
+        assert_int_equal(broker_publish(a->client, &publish), E_FAILED);
+        message_unref(message);
+        struct subscribe_spec spec = {.queue = slice_text("q")};
+        expect_failure(&w, a, broker_subscribe(a->client, &a->request, &spec));
+        broker_settle(a->client, &lease, 1, OUTCOME_RETURN);
+        if (seed % 2)
+            world_stop(&w);
+        else
+            world_crash(&w);
+        *simulated_disk_faults(w.disks[0]) = (struct simulated_faults){.latency_max_ns = 1000};
+        w.errors = 0;
+        world_start(&w);
+        uint32_t shard = find(&w, 0, "q")->shard;
+        assert_true(shard == 2 || shard == 3);
+        places |= 1u << shard;
+        expect_range(&w, 0, "q", 1, last);
+        expect_empty(&w, 0, "q");
+        move(&w, 0, "q", 5 - shard);
+        world_stop(&w);
+        assert_int_equal(w.errors, 0);
+        world_fini(&w);
+    }
+    assert_int_equal(places, 1u << 2 | 1u << 3);
+}
+
 /* A part that is prepared holds on to the queue. */
 static void a_part_in_doubt(void **state)
 {
@@ -720,6 +799,7 @@ int main(void)
         cmocka_unit_test(transactions_wait),
         cmocka_unit_test(refusals),
         cmocka_unit_test(a_target_that_fails),
+        cmocka_unit_test(stranded_until_the_next_start),
         cmocka_unit_test(a_part_in_doubt),
         cmocka_unit_test(meanwhile),
         cmocka_unit_test(rebalances),
