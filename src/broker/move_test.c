@@ -787,6 +787,60 @@ static void crashes_in_slices(void **state)
     crashes(&(struct crashes){2, 2, 3000, 500000, 1, 500, 1, 7});
 }
 
+static bool is_being_discarded(const struct shard *shard, const struct catalog_queue *queue)
+{
+    LIST_EACH (&shard->discards, link) {
+        if (CONTAINER_OF(link, struct hosted, discard_link)->named == queue)
+            return true;
+    }
+    return false;
+}
+
+/* A queue that is back before its old home has discarded what it had, in turns with others: its
+ * state is the new one, and stays. */
+static void back_before_all_is_discarded(void **state)
+{
+    (void)state;
+    for (unsigned seed = 0; seed < 4; seed++) {
+        struct world w;
+        char name[8];
+        world_init(&w, 1 + seed % 2, 2, 1200 + seed);
+        world_start(&w);
+        for (unsigned i = 0; i < 6; i++) {
+            snprintf(name, sizeof name, "x%u", i);
+            declare(&w, 0, i ? name : "q", true);
+            publish_range(&w, 0, i ? name : "q", 1, MESSAGES_MAX);
+        }
+        pass_time(&w);
+        for (unsigned i = 0; i < 2; i++)
+            simulated_disk_faults(w.disks[i])->latency_max_ns = 1;
+        struct actor *a = open_actor(&w, 0), *mover = open_another(&w, 0);
+        const struct catalog_queue *queue = find(&w, 0, "q");
+        int outcome = begin_move(mover, "q", 2);
+        RUN_UNTIL(&w, queue->move->is_decided);
+        simulated_options(w.loops[0])->jump_ppm = 1000000; /* slices are as short as can be */
+        complete(&w, mover, outcome);
+        for (unsigned i = 1; i < 6; i++) {
+            snprintf(name, sizeof name, "x%u", i);
+            DO(&w, a, broker_delete_queue(a->client, &a->request, slice_text(name), false, false));
+        }
+        DO(&w, a, broker_purge_queue(a->client, &a->request, slice_text("q")));
+        const struct shard *home = w.worker[0]->shards[0];
+        move(&w, 0, "q", 1);
+        assert_true(is_being_discarded(home, queue));
+        RUN_UNTIL(&w, !is_being_discarded(home, queue));
+        assert_true(log_has_state(home->log, queue->id));
+        publish_range(&w, 0, "q", 1, 10);
+        world_crash(&w);
+        world_start(&w);
+        expect_range(&w, 0, "q", 1, 10);
+        expect_empty(&w, 0, "q");
+        world_stop(&w);
+        assert_int_equal(w.errors, 0);
+        world_fini(&w);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -803,6 +857,7 @@ int main(void)
         cmocka_unit_test(a_part_in_doubt),
         cmocka_unit_test(meanwhile),
         cmocka_unit_test(rebalances),
+        cmocka_unit_test(back_before_all_is_discarded),
         cmocka_unit_test(crashes_of_one_worker),
         cmocka_unit_test(crashes_of_two_workers),
         cmocka_unit_test(crashes_of_three_workers_with_checkpoints),
