@@ -262,6 +262,8 @@ bool consumer_remove(struct consumer *consumer)
     list_remove(&consumer->link);
     if (queue_chooses(queue) && queue->upkeep->chosen == consumer)
         choose(queue);
+    if (queue->upkeep)
+        upkeep_look(queue); /* which waited for its turn */
     ASSERT(queue->consumers > 0);
     queue->consumers--;
     return queue_unref(queue);

@@ -249,6 +249,8 @@ void upkeep_run(struct queue *queue)
     bool some = false;
 
     timer_stop(&upkeep->timer);
+    if (queue->ready > 0 && !list_empty(&queue->active))
+        return; /* they wait for a mark or for what is read back, and then it is looked at again */
     while (!queue->rests && queue->ready > 0 && must_go(queue, queue_head(queue), &why)) {
         remove_ready(queue, queue_head(queue), why);
         some = true;

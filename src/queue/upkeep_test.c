@@ -341,17 +341,34 @@ static void consumers_come_before_limits(void **state)
     struct bench *b = bench_new(&rules);
 
     (void)state;
-    b->queue.log = NULL; /* so that no mark has to be waited for */
     consume(b, 6);
-    for (unsigned i = 0; i < 10; i++)
-        push_one(b, 1, 0, false);
+    push_one(b, 1, 0, false); /* goes out at once, the others when the mark is durable */
+    push(b, 9);
     pass_ms(b, 1);
     assert_int_equal(b->delivered_count, 6);
     for (unsigned i = 0; i < 6; i++)
         assert_int_equal(b->delivered[i], i + 1);
     assert_int_equal(b->queue.ready, 3);
+    expect_gone(b, 7, 7, SETTLE_DROPPED);
     assert_int_equal(take(b), 8);
     assert_false(consumer_remove(&b->consumer));
+    bench_free(b);
+}
+
+static void a_consumer_that_leaves_while_it_waits(void **state)
+{
+    struct queue_rules rules = rules_with(three_at_most);
+    struct bench *b = bench_new(&rules);
+
+    (void)state;
+    consume(b, 6);
+    push(b, 10);
+    simulated_run_turns(b->loop, 1); /* the mark is on its way */
+    assert_int_equal(b->queue.ready, 10);
+    assert_false(consumer_remove(&b->consumer));
+    pass_ms(b, 1);
+    assert_int_equal(b->delivered_count, 0);
+    assert_int_equal(b->queue.ready, 3);
     bench_free(b);
 }
 
@@ -542,15 +559,14 @@ static void zero_is_for_who_waits(void **state)
     struct bench *b = bench_new(&rules);
 
     (void)state;
-    b->queue.log = NULL;
-    push_one(b, 1, 0, false);
+    push(b, 1);
     pass_ms(b, 1);
     assert_int_equal(b->queue.ready, 0);
     consume(b, 2);
     simulated_wall_jump(b->loop, -50); /* it was on its way for so long */
-    push_one(b, 1, 0, false);
+    push(b, 1);
     simulated_wall_jump(b->loop, 50);
-    pass_ms(b, 1);
+    pass_ms(b, 5);
     assert_int_equal(b->delivered_count, 1);
     queue_return(&b->queue, 2, true, false); /* had its time */
     pass_ms(b, 1);
@@ -753,6 +769,7 @@ int main(void)
         cmocka_unit_test(the_oldest_goes),
         cmocka_unit_test(the_oldest_goes_by_bytes),
         cmocka_unit_test(consumers_come_before_limits),
+        cmocka_unit_test(a_consumer_that_leaves_while_it_waits),
         cmocka_unit_test(a_new_limit_holds_soon),
         cmocka_unit_test(refusing),
         cmocka_unit_test(refusing_with_consumers),

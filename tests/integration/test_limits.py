@@ -87,6 +87,19 @@ def test_max_length_0_is_for_consumers_alone(connection, sure, name):
     assert got == [str(i) for i in range(20)]
 
 
+def test_a_consumer_comes_before_the_limit_even_behind_the_disk(connection, connect, name):
+    """The first delivery of persistent messages waits for a sync."""
+    queue, channel = name(), connection.channel()
+    channel.queue_declare(queue, durable=True, arguments={"x-max-length": 1})
+    got, reader = [], connect()
+    reader.channel().basic_consume(queue, lambda *a: got.append(int(a[3])), auto_ack=True)
+    for i in range(100):
+        channel.basic_publish("", queue, str(i).encode(), PERSISTENT if i % 2 else None)
+    wait_for(lambda: reader.process_data_events(0.01) or len(got) == 100)
+    assert got == list(range(100))
+    channel.queue_delete(queue)
+
+
 def test_of_consumers_the_higher_priority_takes_before_the_limit_drops(connection, sure, name):
     queue = declare(sure, name, max_length=2)
     got = {"high": [], "low": []}
