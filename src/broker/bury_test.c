@@ -153,8 +153,7 @@ static void to_queues_of_all_workers(void **state)
         for (unsigned i = 0; i < 3; i++)
             expect_numbers(&w, i % workers, graves[i], 1, 95);
         expect_numbers(&w, 0, "q", 96, 100);
-        end(&w);
-        assert_int_equal(w.errors, 0);
+        world_end(&w);
     }
 }
 
@@ -178,8 +177,7 @@ static void nobody_wants_them(void **state)
         publish_numbers(&w, 0, queue, 11, 11);
         expect_numbers(&w, 0, queue, 11, 11);
     }
-    end(&w);
-    assert_int_equal(w.errors, 0);
+    world_end(&w);
 }
 
 /* Two queues that give each other what has expired: it comes back once, and that is the end. */
@@ -209,8 +207,7 @@ static void a_circle(void **state)
         pass_ms(&w, 100);
     }
     expect_numbers(&w, 0, "c", 1, 1);
-    end(&w);
-    assert_int_equal(w.errors, 0);
+    world_end(&w);
 }
 
 /* Where the dead would go there is no room: they stay, and go when there is. */
@@ -295,8 +292,7 @@ static void crashes(void **state)
         for (unsigned i = 0; i < 2; i++)
             expect_numbers(&w, 0, graves[i], 1, 20);
         expect_empty(&w, 0, "q");
-        end(&w);
-        assert_int_equal(w.errors, 0);
+        world_end(&w);
     }
     assert_true(in_doubt > 0); /* some crashes fell between the two */
 }
@@ -349,8 +345,7 @@ static void it_moves_meanwhile(void **state)
         pass_ms(&w, 2000);
         expect_numbers(&w, 0, "grave", 1, 40);
         expect_empty(&w, 0, "q");
-        end(&w);
-        assert_int_equal(w.errors, 0);
+        world_end(&w);
     }
 }
 

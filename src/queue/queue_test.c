@@ -60,8 +60,9 @@ static void log_turn(struct timer *timer)
     }
 }
 
-static void log_settled(struct log *told, uint64_t first, uint64_t last)
+static void log_settled(struct log *told, uint64_t first, uint64_t last, enum settle_reason why)
 {
+    (void)why;
     struct memory_log *log = memory_of(told);
 
     for (uint64_t s = first; s <= last; s++) {

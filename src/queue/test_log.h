@@ -10,7 +10,7 @@
 
 /* NULL where nobody wants to know. */
 struct test_log_hooks {
-    void (*settled)(struct log *log, uint64_t first, uint64_t last);
+    void (*settled)(struct log *log, uint64_t first, uint64_t last, enum settle_reason why);
     void (*released)(struct log *log, uint64_t position);
     void (*returned)(struct log *log, uint64_t first, uint64_t last, uint32_t count);
     void (*state)(struct log *log, struct slice bytes, bool more);
@@ -36,7 +36,7 @@ void log_settle(struct log *log, uint64_t queue, uint64_t first, uint64_t last, 
 {
     ASSERT(queue == TEST_LOG_QUEUE && first > 0 && first <= last && why > 0);
     if (log->hooks->settled)
-        log->hooks->settled(log, first, last);
+        log->hooks->settled(log, first, last, why);
 }
 
 void log_release(struct log *log, uint64_t position)

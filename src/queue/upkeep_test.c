@@ -3,6 +3,7 @@
  * counts of returns, and what becomes of the dead.
  */
 #include "queue/queue_private.h"
+#include "queue/test_log.h"
 
 #include "base/memory.h"
 #include "loop/simulated.h"
@@ -16,107 +17,77 @@
 
 /* ---- the log that is only remembered ---- */
 
-struct log {
+struct remembered {
+    struct log log;
     struct message *stored[SEQUENCES_MAX]; /* by position, which is the sequence here */
     bool live[SEQUENCES_MAX];
     enum settle_reason settled[SEQUENCES_MAX];
     uint8_t state[4096];
     size_t state_size;
-    struct list reads;
     struct timer timer;
     struct loop *loop;
-    uint64_t block;
     unsigned reads_done;
 };
 
 static struct queue_host host;
 
+static struct remembered *remembered_of(struct log *log)
+{
+    return CONTAINER_OF(log, struct remembered, log);
+}
+
 static void log_turn(struct timer *timer)
 {
-    struct log *log = CONTAINER_OF(timer, struct log, timer);
+    struct remembered *r = CONTAINER_OF(timer, struct remembered, timer);
 
-    for (struct list *link; (link = list_take_first(&log->reads));) {
+    for (struct list *link; (link = list_take_first(&r->log.reads));) {
         struct log_read *read = CONTAINER_OF(link, struct log_read, link);
         for (size_t i = 0; i < read->count; i++) {
-            bool live = log->live[read->positions[i]];
-            read->messages[i] = live ? message_ref(log->stored[read->positions[i]]) : NULL;
+            bool live = r->live[read->positions[i]];
+            read->messages[i] = live ? message_ref(r->stored[read->positions[i]]) : NULL;
             read->results[i] = live ? 0 : E_CORRUPT;
         }
-        log->reads_done++;
+        r->reads_done++;
         read->done(read);
     }
-    queue_host_durable(&host, log->block);
+    queue_host_durable(&host, r->log.block);
 }
 
-void log_settle(struct log *log, uint64_t queue, uint64_t first, uint64_t last, unsigned why)
+static void settled(struct log *log, uint64_t first, uint64_t last, enum settle_reason why)
 {
-    (void)queue;
     for (uint64_t s = first; s <= last; s++) {
-        assert_int_equal(log->settled[s], 0);
-        log->settled[s] = why;
+        assert_int_equal(remembered_of(log)->settled[s], 0);
+        remembered_of(log)->settled[s] = why;
     }
 }
 
-void log_release(struct log *log, uint64_t position)
+static void released(struct log *log, uint64_t position)
 {
-    assert_true(log->live[position]);
-    log->live[position] = false;
+    assert_true(remembered_of(log)->live[position]);
+    remembered_of(log)->live[position] = false;
 }
 
-void log_append_returned(struct log *log, uint64_t queue, uint64_t first, uint64_t last,
-                         uint32_t count)
+static void state_written(struct log *log, struct slice bytes, bool more)
 {
-    (void)log;
-    assert_true(queue == 7 && first <= last && count > 0);
-}
-
-void log_append_delivered(struct log *log, uint64_t queue, uint64_t sequence)
-{
-    assert_true(queue == 7 && sequence > 0);
-    log->block++;
-}
-
-void log_append_state(struct log *log, uint64_t queue, struct slice bytes, bool more)
-{
-    (void)queue;
     assert_false(more);
-    memcpy(log->state, bytes.data, bytes.size);
-    log->state_size = bytes.size;
+    memcpy(remembered_of(log)->state, bytes.data, bytes.size);
+    remembered_of(log)->state_size = bytes.size;
 }
 
-void log_drop_state(struct log *log, uint64_t queue)
+static void hurried(struct log *log)
 {
-    (void)log;
-    (void)queue;
+    struct remembered *r = remembered_of(log);
+    timer_set(&r->timer, loop_now_ns(r->loop) + 1000);
 }
 
-uint64_t log_block_last(const struct log *log)
-{
-    return log->block;
-}
-
-bool log_is_failed(const struct log *log)
-{
-    (void)log;
-    return false;
-}
-
-void log_commit(struct log *log)
-{
-    timer_set(&log->timer, loop_now_ns(log->loop) + 1000);
-}
-
-void log_read(struct log *log, struct log_read *read)
-{
-    list_append(&log->reads, &read->link);
-    log_commit(log);
-}
+static const struct test_log_hooks hooks = {
+    .settled = settled, .released = released, .state = state_written, .hurried = hurried};
 
 /* ---- a queue, its consumer, and what was seen of it ---- */
 
 struct bench {
     struct loop *loop;
-    struct log *log;
+    struct remembered *log;
     struct account account;
     struct queue queue;
     struct consumer consumer;
@@ -161,17 +132,17 @@ static struct bench *bench_new(const struct queue_rules *rules)
     b->loop = loop_new_simulated(1);
     b->log = memory_new(sizeof *b->log);
     b->log->loop = b->loop;
-    list_init(&b->log->reads);
+    test_log_init(&b->log->log, &hooks);
     timer_init(&b->log->timer, b->loop, log_turn);
     account_init(&b->account, NULL, 0);
     host = (struct queue_host){.loop = b->loop,
-                               .log = b->log,
+                               .log = &b->log->log,
                                .events = &events,
                                .context = b,
                                .memory = &b->account,
                                .hot_bytes_max = 1u << 20};
     queue_host_init(&host);
-    queue_init(&b->queue, &host, 7, b->log);
+    queue_init(&b->queue, &host, TEST_LOG_QUEUE, &b->log->log);
     if (rules)
         queue_set_rules(&b->queue, rules);
     queue_host_begin(&host);
@@ -732,7 +703,7 @@ static void mortals_are_known_after_a_start(void **state)
     queue_abandon(&b->queue);
     queue_fini(&b->queue);
     queue_host_rest(&host);
-    queue_init(&b->queue, &host, 7, b->log);
+    queue_init(&b->queue, &host, TEST_LOG_QUEUE, &b->log->log);
     assert_int_equal(queue_recover_state(&b->queue, slice_of(b->log->state, b->log->state_size)),
                      0);
     assert_true(queue_recover_message(&b->queue, 1, 1, 1, QUEUE_LANE_MORTAL));
