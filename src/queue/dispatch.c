@@ -4,14 +4,21 @@
 /* Deliveries of one queue before the next queue has its turn. */
 #define DISPATCH_BURST 128u
 
-void queue_activate(struct queue *queue)
+static void dispatch_soon(struct queue *queue)
 {
-    if (list_linked(&queue->ready_link) || queue->waits_for_mark)
-        return;
-    if (queue->closed || (list_empty(&queue->active) && !queue->getters_wait))
+    if (list_linked(&queue->ready_link))
         return;
     list_append(&queue->host->ready, &queue->ready_link);
     loop_defer(queue->host->loop, &queue->host->dispatch, LOOP_DISPATCH);
+}
+
+void queue_activate(struct queue *queue)
+{
+    if (queue->waits_for_mark)
+        return;
+    if (queue->closed || (list_empty(&queue->active) && !queue->getters_wait))
+        return;
+    dispatch_soon(queue);
 }
 
 /* ---- the mark (see queue.h, invariant 5) ---- */
@@ -88,7 +95,7 @@ int queue_take(struct queue *queue, struct queue_item *item)
     if (!queue_is_hot(queue, sequence) || !queue_mark_allows(queue, sequence))
         return E_AGAIN;
     if (upkeep_head_is_over(queue, sequence)) {
-        upkeep_look(queue); /* at the next ones, too */
+        dispatch_soon(queue); /* at the next one, for the getter that will wait */
         return queue->ready > 0 ? E_AGAIN : E_NOT_FOUND;
     }
     *item = item_at(queue, sequence);
