@@ -209,10 +209,15 @@ static size_t shard_takers(struct shard *shard, const struct message *message,
     return taking;
 }
 
+uint16_t message_lane(const struct message *message)
+{
+    return message->expires_at_ms ? QUEUE_LANE_MORTAL : 0;
+}
+
 int shard_enqueue(struct shard *shard, struct message *message, struct catalog_queue **queues,
                   size_t count, bool *logged, struct failure *failure)
 {
-    uint16_t lane = message->expires_at_ms ? QUEUE_LANE_MORTAL : 0;
+    uint16_t lane = message_lane(message);
     uint64_t position = 0;
     size_t targets = 0;
 

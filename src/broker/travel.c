@@ -28,12 +28,25 @@ static void leaving_settled(struct leaving *leaving, uint64_t first, uint64_t la
         arriving_settle(worker, id, leaving->number, first, last, outcome);
 }
 
+/* Who dies of it is told at the end, with all who are dead (tell_dead). */
+static void settle_leaving(struct hosted *hosted, uint64_t sequence, enum outcome outcome)
+{
+    uint32_t dead = queue_dead_count(&hosted->queue);
+
+    settle_here(&hosted->queue, sequence, sequence, outcome);
+    if (hosted->leaving->is_over || queue_dead_count(&hosted->queue) == dead)
+        leaving_settled(hosted->leaving, sequence, sequence, outcome);
+}
+
 static void hosted_settle(struct hosted *hosted, uint64_t first, uint64_t last,
                           enum outcome outcome)
 {
-    settle_here(&hosted->queue, first, last, outcome);
-    if (hosted->leaving)
-        leaving_settled(hosted->leaving, first, last, outcome);
+    if (!hosted->leaving) {
+        settle_here(&hosted->queue, first, last, outcome);
+        return;
+    }
+    for (uint64_t sequence = first; sequence <= last; sequence++)
+        settle_leaving(hosted, sequence, outcome);
 }
 
 void settle_leases(const struct catalog_queue *queue, uint64_t first, uint64_t last,
@@ -171,15 +184,16 @@ static void tell_message(struct leaving *leaving, const struct queue_traveller *
     message_unref(traveller->message);
 }
 
-/* The rejected die there, too; all others who are dead are as well at the head or over the limit
- * there. */
+/* The rejected and those who came back too often die there, too; all others who are dead are as
+ * well at the head or over the limit there. */
 static void tell_dead(struct leaving *leaving)
 {
     const struct queue *queue = &leaving->hosted->queue;
 
     for (uint32_t i = 0; i < queue_dead_count(queue); i++) {
-        uint64_t sequence = queue_dead_at(queue, i).sequence;
-        leaving_settled(leaving, sequence, sequence, OUTCOME_REJECT);
+        struct queue_dead dead = queue_dead_at(queue, i);
+        leaving_settled(leaving, dead.sequence, dead.sequence,
+                        dead.why == SETTLE_RETURNED ? OUTCOME_RETURN_COUNTED : OUTCOME_REJECT);
     }
 }
 
@@ -314,7 +328,7 @@ void arriving_message(struct worker *worker, uint64_t id, uint64_t number,
     ASSERT(move->arriving);
     struct queue *queue = &move->arriving->queue;
     if (traveller->is_logged) {
-        struct log_target target = {id, traveller->sequence, 0};
+        struct log_target target = {id, traveller->sequence, message_lane(traveller->message)};
         int result = log_append_message(queue->log, traveller->message, &target, 1, &position);
         if (result != 0) {
             arriving_failed(move, result);

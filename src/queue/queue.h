@@ -315,7 +315,8 @@ struct queue_dead queue_dead_at(const struct queue *queue, uint32_t index);
 struct queue_dead queue_dead_take(struct queue *queue, struct message **message,
                                   uint64_t *position);
 
-/* Makes ready again all of them but the rejected. */
+/* Makes ready again those whom the queue lets die by itself: the rejected, and those who came back
+ * too often, stay dead. */
 void queue_dead_return(struct queue *queue);
 
 /* It does nothing by itself from now on, or again what has to be done. */

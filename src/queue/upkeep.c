@@ -113,7 +113,7 @@ void queue_dead_return(struct queue *queue)
     for (uint32_t left = queue_dead_count(queue); left > 0; left--) {
         struct queue_dead dead = queue_dead_at(queue, 0);
         ring_drop_first(&upkeep->dead_ring);
-        if (dead.why == SETTLE_REJECTED)
+        if (dead.why == SETTLE_REJECTED || dead.why == SETTLE_RETURNED)
             upkeep->dead[ring_add(&upkeep->dead_ring)] = dead;
         else
             queue_return(queue, dead.sequence, false, false);
