@@ -67,6 +67,7 @@ struct worker {
 
     struct list undertakers; /* of virtual hosts, for dead letters: bury.c */
     struct list burying;     /* queues that have dead messages */
+    struct list refused;     /* messages that full queues did not take, and bury */
     struct list burials;
     uint32_t burial_count;
     struct task bury;
@@ -344,6 +345,10 @@ void burials_new(struct worker *worker);
 /* What has died in the queue is published, when it is not on its way. */
 void hosted_bury(struct hosted *hosted);
 void bury_again(struct timer *timer);
+
+/* It has died in that queue without ever having been in it: it is published if that can be done,
+ * and nothing is promised, since its publisher is told that it was refused. */
+void refused_bury(struct catalog_queue *queue, struct message *message);
 
 /* None is under way, so that the worker may stop. */
 bool burials_are_over(const struct worker *worker);

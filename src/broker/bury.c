@@ -6,6 +6,8 @@
  * Where nobody wants it, since the exchange is not there, routes it nowhere or would lead it in a
  * circle, it is settled alone. When storage refuses, it goes back to its queue, and whoever dies
  * there next waits for a second.
+ *
+ * What a full queue has refused and buries has never been in it: it is published alone.
  */
 #include "broker/move.h"
 
@@ -30,12 +32,19 @@ struct burial {
     struct list link; /* worker.burials */
     struct worker *worker;
     struct catalog_queue *queue; /* a reference; it may move meanwhile */
-    struct queue_dead dead;
+    struct queue_dead dead;      /* sequence 0: it was refused */
     struct request request;
     struct publish publish;
     struct slice *more_keys; /* of the publish */
     struct settlement settlement;
     struct reading *reading; /* while it is being read back */
+};
+
+/* A message that a full queue did not take; both are references. */
+struct refused {
+    struct list link; /* worker.refused */
+    struct catalog_queue *queue;
+    struct message *message;
 };
 
 /* ---- undertakers ---- */
@@ -76,7 +85,7 @@ static void burial_end(struct burial *burial)
     struct worker *worker = burial->worker;
 
     burial_free(burial);
-    if (!list_empty(&worker->burying))
+    if (!list_empty(&worker->burying) || !list_empty(&worker->refused))
         loop_defer(worker->loop, &worker->bury, LOOP_DISPATCH);
 }
 
@@ -100,7 +109,11 @@ static void burial_completed(void *session, struct request *request)
     struct burial *burial = CONTAINER_OF(request, struct burial, request);
 
     (void)session;
-    if (request->failure.code != 0)
+    if (request->failure.code != 0 && burial->dead.sequence == 0)
+        log_warning(burial->worker->logger, "queue",
+                    "what queue '%s' in vhost '%s' has refused is not published: %s",
+                    burial->queue->name, burial->queue->vhost->name, request->failure.text);
+    else if (request->failure.code != 0)
         pause_burying(burial->queue, request->failure.text);
     burial_end(burial);
 }
@@ -109,7 +122,8 @@ static void settle_alone(struct burial *burial, enum outcome outcome)
 {
     uint64_t sequence = burial->dead.sequence;
 
-    settle_anywhere(burial->worker, burial->queue->id, sequence, sequence, outcome);
+    if (sequence > 0)
+        settle_anywhere(burial->worker, burial->queue->id, sequence, sequence, outcome);
     burial_end(burial);
 }
 
@@ -168,6 +182,7 @@ static void find_more_keys(struct burial *burial)
 static void publish_dead_letter(struct burial *burial, struct message *message)
 {
     struct client *client = undertaker_of(burial->worker, burial->queue->vhost);
+    size_t settlements = burial->dead.sequence > 0;
     struct failure failure;
 
     burial->publish.message = dead_letter(burial, message);
@@ -184,11 +199,12 @@ static void publish_dead_letter(struct burial *burial, struct message *message)
     }
     find_more_keys(burial);
     burial->publish.may_go_to = may_go_to;
-    catalog_queue_ref(burial->queue);
+    if (settlements > 0)
+        catalog_queue_ref(burial->queue);
     burial->settlement = (struct settlement){
         {.queue = burial->queue, .sequence = burial->dead.sequence}, OUTCOME_BURIED};
-    if (broker_transact(client, &burial->request, &burial->publish, 1, &burial->settlement, 1) ==
-        DONE)
+    if (broker_transact(client, &burial->request, &burial->publish, 1, &burial->settlement,
+                        settlements) == DONE)
         burial_completed(burial->worker, &burial->request);
 }
 
@@ -204,6 +220,8 @@ static void read_done(struct log_read *read)
                   "message %" PRIu64 " of queue '%s' in vhost '%s', which has died, cannot be read "
                   "back: set aside",
                   burial->dead.sequence, burial->queue->name, burial->queue->vhost->name);
+        if (burial->queue->hosted)
+            burial->queue->hosted->queue.host->quarantined++;
         burial_end(burial);
     } else {
         pause_burying(burial->queue, error_name(read->results[0]));
@@ -211,19 +229,25 @@ static void read_done(struct log_read *read)
     }
 }
 
+static struct burial *burial_new(struct worker *worker, struct catalog_queue *queue)
+{
+    struct burial *burial = memory_new(sizeof *burial);
+
+    burial->worker = worker;
+    burial->queue = queue;
+    catalog_queue_ref(queue);
+    list_append(&worker->burials, &burial->link);
+    worker->burial_count++;
+    return burial;
+}
+
 static void bury_one(struct hosted *hosted)
 {
-    struct worker *worker = hosted->shard->place.worker;
-    struct burial *burial = memory_new(sizeof *burial);
+    struct burial *burial = burial_new(hosted->shard->place.worker, hosted->named);
     struct message *message;
     uint64_t position;
 
-    burial->worker = worker;
-    burial->queue = hosted->named;
-    catalog_queue_ref(burial->queue);
     burial->dead = queue_dead_take(&hosted->queue, &message, &position);
-    list_append(&worker->burials, &burial->link);
-    worker->burial_count++;
     if (message) {
         publish_dead_letter(burial, message);
         return;
@@ -236,13 +260,48 @@ static void bury_one(struct hosted *hosted)
     log_read(hosted->queue.log, &burial->reading->read);
 }
 
+/* Gives back the reference on the message to the caller. */
+static struct message *refused_free(struct refused *refused)
+{
+    struct message *message = refused->message;
+
+    list_remove(&refused->link);
+    catalog_queue_unref(refused->queue);
+    free(refused);
+    return message;
+}
+
+static void bury_one_refused(struct worker *worker, struct refused *refused)
+{
+    struct burial *burial = burial_new(worker, refused->queue);
+
+    burial->dead = (struct queue_dead){.sequence = 0, .why = SETTLE_DROPPED};
+    publish_dead_letter(burial, refused_free(refused));
+}
+
 /* ---- all of them ---- */
+
+/* False: the time is over. */
+static bool bury_the_refused(struct worker *worker, uint64_t since_ns)
+{
+    for (struct list *link;
+         worker->burial_count < BURIALS_MAX && (link = list_first(&worker->refused));) {
+        bury_one_refused(worker, CONTAINER_OF(link, struct refused, link));
+        if (loop_precise_ns(worker->loop) - since_ns > JOB_SLICE_NS)
+            return false;
+    }
+    return true;
+}
 
 static void bury_run(struct task *task)
 {
     struct worker *worker = CONTAINER_OF(task, struct worker, bury);
     uint64_t since_ns = loop_precise_ns(worker->loop);
 
+    if (!bury_the_refused(worker, since_ns)) {
+        loop_defer(worker->loop, task, LOOP_DISPATCH);
+        return;
+    }
     for (struct list *link;
          worker->burial_count < BURIALS_MAX && (link = list_first(&worker->burying));) {
         struct hosted *hosted = CONTAINER_OF(link, struct hosted, bury_link);
@@ -269,6 +328,18 @@ void hosted_bury(struct hosted *hosted)
     loop_defer(worker->loop, &worker->bury, LOOP_DISPATCH);
 }
 
+void refused_bury(struct catalog_queue *queue, struct message *message)
+{
+    struct worker *worker = queue->hosted->shard->place.worker;
+    struct refused *refused = memory_new(sizeof *refused);
+
+    refused->queue = queue;
+    catalog_queue_ref(queue);
+    refused->message = message_ref(message);
+    list_append(&worker->refused, &refused->link);
+    loop_defer(worker->loop, &worker->bury, LOOP_DISPATCH);
+}
+
 void bury_again(struct timer *timer)
 {
     hosted_bury(CONTAINER_OF(timer, struct hosted, bury_again));
@@ -278,13 +349,15 @@ void burials_new(struct worker *worker)
 {
     list_init(&worker->undertakers);
     list_init(&worker->burying);
+    list_init(&worker->refused);
     list_init(&worker->burials);
     task_init(&worker->bury, bury_run);
 }
 
 bool burials_are_over(const struct worker *worker)
 {
-    return list_empty(&worker->burying) && list_empty(&worker->burials);
+    return list_empty(&worker->burying) && list_empty(&worker->burials) &&
+           list_empty(&worker->refused);
 }
 
 void burials_abandon(struct worker *worker)
@@ -299,6 +372,8 @@ void burials_abandon(struct worker *worker)
 
 void burials_free(struct worker *worker)
 {
+    for (struct list *link; (link = list_first(&worker->refused));)
+        message_unref(refused_free(CONTAINER_OF(link, struct refused, link)));
     for (struct list *link; (link = list_first(&worker->burials));)
         burial_free(CONTAINER_OF(link, struct burial, link));
 }

@@ -86,6 +86,7 @@ static void check_queues_at_rest(const struct worker *worker)
         const struct queue *queue = &q->hosted->queue;
         ASSERT(queue->ready == 0 || list_empty(&queue->active) || queue->host->quarantined > 0);
         ASSERT(list_empty(&q->hosted->getters));
+        ASSERT(queue_dead_count(queue) == 0 || q->move || timer_is_set(&q->hosted->bury_again));
         /* who is not read, because publishers wait, may have no room for what it is to take first
          */
         ASSERT(q->hosted->returning == 0 || q->move || worker->flow != FLOW_OPEN);
@@ -99,6 +100,7 @@ void worker_check_rest(const struct worker *worker)
            list_empty(&worker->publishers_ready));
     ASSERT(list_empty(&worker->logins) && list_empty(&worker->login_waiters));
     ASSERT(list_empty(&worker->parts) && list_empty(&worker->transactions));
+    ASSERT(burials_are_over(worker));
     ASSERT(moves_are_over(worker) && worker->collecting == 0 && worker->onward.bytes == 0);
     ASSERT(list_empty(&worker->moves) || worker->catalog_settled.failed);
     check_line_quiet(&worker->onward.place.line);
@@ -133,7 +135,11 @@ static void check_queue_quiet(const struct catalog_queue *queue)
         return;
     /* What a transaction in doubt holds it holds until the next start. */
     if (map_count(&hosted->shard->ledger.parts) == 0)
-        ASSERT(hosted->queue.leased == 0 && hosted->queue.references == 1);
+        ASSERT(hosted->queue.references == 1);
+    /* nor can the dead be buried, where storage has failed, or they cannot be read */
+    if (map_count(&hosted->shard->ledger.parts) == 0)
+        ASSERT(hosted->queue.leased <=
+               queue_dead_count(&hosted->queue) + hosted->queue.host->quarantined);
     ASSERT(hosted->queue.consumers == 0 && !hosted->queue.getters_wait);
     ASSERT(list_empty(&hosted->subscriptions));
     ASSERT(!hosted->exclusive_consumer);

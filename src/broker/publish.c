@@ -547,23 +547,16 @@ static void also_wait_for_queues(struct publisher *publisher, struct catalog_que
     publisher_wait_settled(publisher, version);
 }
 
-/* Full queues that bury what they refuse take it for that alone. */
-static int bury_refused(struct shard *shard, struct publish *publish, struct catalog_queue **queues,
-                        size_t count)
+/* What full queues refuse has died there, where they bury their dead. */
+static void bury_refused(struct publish *publish, struct catalog_queue **queues, size_t count)
 {
     uint64_t size = message_body(publish->message).size;
-    bool logged;
-    int result = 0;
 
-    for (size_t i = 0; i < count && result == 0; i++) {
-        struct queue *queue = &queues[i]->hosted->queue;
-        if (!queue_refuses(queue, size) || !queue_buries_refused(queue))
-            continue;
-        result = shard_enqueue(shard, publish->message, &queues[i], 1, &logged, &publish->failure);
-        if (result == 0)
-            queue_bury_last(queue);
+    for (size_t i = 0; i < count; i++) {
+        const struct queue *queue = &queues[i]->hosted->queue;
+        if (queue_refuses(queue, size) && queue_buries_refused(queue))
+            refused_bury(queues[i], publish->message);
     }
-    return result;
 }
 
 static int publish_here(struct shard *shard, struct publish *publish, struct catalog_queue **queues,
@@ -575,8 +568,8 @@ static int publish_here(struct shard *shard, struct publish *publish, struct cat
     int result = 0;
 
     if (taking_count < count) /* who wants to know is told, others are not */
-        result = bury_refused(shard, publish, queues, count);
-    if (taking_count < count && result == 0 && publish->publisher)
+        bury_refused(publish, queues, count);
+    if (taking_count < count && publish->publisher)
         result = fail(&publish->failure, E_LIMIT, "a queue is full");
     int stored =
         shard_enqueue(shard, publish->message, taking, taking_count, &logged, &publish->failure);

@@ -297,9 +297,8 @@ void queue_set_rules(struct queue *queue, const struct queue_rules *rules);
  * when its consumers have had their turn, and refuses. */
 bool queue_refuses(const struct queue *queue, uint64_t body_size);
 
-/* What it refuses is to be pushed nevertheless, and then to die: queue_bury_last(). */
+/* What it refuses has died, as if it had been in it. */
 bool queue_buries_refused(const struct queue *queue);
-void queue_bury_last(struct queue *queue);
 
 struct queue_dead {
     uint64_t sequence;

@@ -172,11 +172,6 @@ bool queue_buries_refused(const struct queue *queue)
     return upkeep && upkeep->rules.overflow == OVERFLOW_REFUSE_AND_BURY && upkeep->rules.buries;
 }
 
-void queue_bury_last(struct queue *queue)
-{
-    remove_ready(queue, queue->next - 1, SETTLE_DROPPED);
-}
-
 bool queue_returned_enough(const struct queue *queue, uint32_t count)
 {
     return queue->upkeep && count > queue->upkeep->rules.returns_max;
