@@ -10,6 +10,7 @@ void mover_act(struct actor *actor)
         actor->asked_queue = QUEUES;
         for (unsigned queue = 0; queue < QUEUES; queue++)
             model_move_asked(w, queue); /* at any time from now on */
+        mortals_may_move(w);
         actor_asked(actor, ASK_MOVE, broker_rebalance(actor->client, &actor->request));
         return;
     }

@@ -22,6 +22,7 @@ struct slot {
     pid_t process; /* 0: none */
     uint64_t seed, block_end;
     uint64_t passed, deliveries, far_deliveries, crashes, confirms, alarms, moved;
+    uint64_t mortal_sights, mortal_deaths;
 };
 
 struct shared {
@@ -44,6 +45,8 @@ static void run_seed(const struct options *options, struct slot *slot, struct wo
     slot->confirms += w->confirms;
     slot->alarms += w->alarms;
     slot->moved += w->moved;
+    slot->mortal_sights += w->mortal_sights;
+    slot->mortal_deaths += w->mortal_deaths;
 }
 
 /* First what is left of the block at hand. */
@@ -118,6 +121,8 @@ static struct slot total(const struct shared *shared)
         sum.confirms += slot->confirms;
         sum.alarms += slot->alarms;
         sum.moved += slot->moved;
+        sum.mortal_sights += slot->mortal_sights;
+        sum.mortal_deaths += slot->mortal_deaths;
     }
     return sum;
 }
@@ -166,9 +171,9 @@ int seeds_run(const struct options *options)
     uint64_t failures = shared->failed;
     printf("%" PRIu64 " seeds: %" PRIu64 " crashes, %" PRIu64 " confirms, %" PRIu64
            " deliveries, %" PRIu64 " of them by mail, %" PRIu64 " alarms that ended, %" PRIu64
-           " moves\n",
+           " moves, %" PRIu64 " deliveries of mortals, %" PRIu64 " of them dead letters\n",
            sum.passed, sum.crashes, sum.confirms, sum.deliveries, sum.far_deliveries, sum.alarms,
-           sum.moved);
+           sum.moved, sum.mortal_sights, sum.mortal_deaths);
     if (failures > 0)
         printf("the first that failed: %" PRIu64 "\n", shared->first_failed);
     printf("%" PRIu64 " passed, %" PRIu64 " failed\n", sum.passed, failures);

@@ -1,4 +1,5 @@
 /* Lives: the workers of a process start, actors act, the process crashes or stops. */
+#include "mortal.h"
 #include "net/server.h"
 #include "protocols/amqp091/session.h"
 #include "remote.h"
@@ -135,6 +136,9 @@ static void make_loops(struct world *w)
         options->post_delay_max_ns = post;
         options->job_delay_max_ns = dice(w, 4) ? NANOSECONDS_PER_MS : 300 * NANOSECONDS_PER_MS;
     }
+    if (mortals_wall_ms(w)) /* messages have a time at which they die */
+        simulated_wall_jump(w->members[0].loop,
+                            (int64_t)(mortals_wall_ms(w) - loop_wall_ms(w->members[0].loop)));
     w->outside = loop_new_simulated_beside(w->members[0].loop);
     struct simulated_options *options = simulated_options(w->outside);
     options->pause_ppm = 0;
@@ -256,6 +260,7 @@ static void free_loops(struct world *w)
     if (w->office)
         office_free(w->office);
     w->office = NULL;
+    mortals_note_time(w);
     for (unsigned i = 0; i < w->remote_count; i++)
         remote_cut(w->remotes[i], false); /* who has not read yet that it is over */
     loop_free(w->outside);
@@ -275,6 +280,7 @@ static void end_crash(struct world *w)
         simulated_disk_crash(w->disks[i]);
     for (unsigned i = 0; i < ACTORS; i++)
         actor_abandon(&w->actors[i]);
+    mortals_abandon(w);
     for (unsigned i = 0; i < w->remote_count; i++)
         remote_cut(w->remotes[i], true);
     for (unsigned i = 0; i < w->workers; i++) {
@@ -332,6 +338,9 @@ static bool close_clients(struct world *w, unsigned worker)
         CHECK(w, actor_is_idle(actor), "a request never completes");
         actor_free(actor);
     }
+    for (unsigned turn = 0; turn < 10000 && !mortals_leave(w, worker); turn++)
+        world_run(w, 10 * NANOSECONDS_PER_MS);
+    CHECK(w, mortals_leave(w, worker), "a mourner's request never completes");
     return dice(w, 20) > 0;
 }
 
@@ -347,6 +356,7 @@ static void check_rest(struct world *w)
     for (unsigned i = 0; i < turns; i++) {
         for (unsigned a = 0; a < ACTORS; a++)
             actor_rest(&w->actors[a]);
+        mortals_rest(w);
         for (unsigned n = 0; n < w->remote_count; n++)
             remote_rest(w->remotes[n], i);
         world_run(w, 100 * NANOSECONDS_PER_MS);
@@ -362,6 +372,7 @@ static void check_rest(struct world *w)
         worker_check_same_catalog(w->members[i].worker, w->members[0].worker);
     }
     standing_check(w);
+    mortals_check_rest(w);
 }
 
 /* Nobody is there any more: the workers agree, and owe each other nothing. */
@@ -382,6 +393,7 @@ static void check_quiet(struct world *w)
     CHECK(w, sent == received, "%" PRIu64 " letters were sent, and %" PRIu64 " read", sent,
           received);
     standing_check(w);
+    mortals_check_rest(w);
 }
 
 /* They have stopped, or not started. */
@@ -406,10 +418,12 @@ static bool all_stopped(const struct world *w)
     return true;
 }
 
-/* An actor, or a remote, if there are any. */
+/* An actor, or a remote or a mourner, if there are any. */
 static void somebody_acts(struct world *w)
 {
-    if (w->remote_count > 0 && dice(w, 2))
+    if (w->mortals && mortal_dice(w->mortals, 2))
+        mortals_act(w);
+    else if (w->remote_count > 0 && dice(w, 2))
         remote_act(w->remotes[dice(w, w->remote_count)]);
     else
         actor_act(&w->actors[dice(w, ACTORS)]);
@@ -420,15 +434,17 @@ static void others_act(struct world *w)
 {
     struct actor *actor = &w->actors[dice(w, ACTORS)];
 
-    if (w->remote_count > 0 && dice(w, 2))
+    if (w->mortals && mortal_dice(w->mortals, 2))
+        mortals_act(w);
+    else if (w->remote_count > 0 && dice(w, 2))
         remote_act(w->remotes[dice(w, w->remote_count)]);
     else if (actor->client && !w->members[actor->worker].stopping)
         actor_act(actor);
 }
 
 /* Worker after worker loses its clients and stops, or all lose them first. Sometimes the power goes
- * meanwhile. */
-static void end_clean(struct world *w)
+ * meanwhile: false. */
+static bool end_clean(struct world *w)
 {
     unsigned first = (unsigned)dice(w, w->workers);
     bool together = dice(w, 2);
@@ -458,9 +474,10 @@ static void end_clean(struct world *w)
     if (!power || !all_stopped(w)) {
         CHECK(w, !power || turns < 100, "not all workers stop");
         end_crash(w);
-        return;
+        return false;
     }
     free_workers(w, first);
+    return true;
 }
 
 /* ---- in between ---- */
@@ -573,23 +590,24 @@ static void clear_faults(struct world *w)
     }
 }
 
-static void one_life(struct world *w)
+/* True: it ended with all in order and on disk. */
+static bool one_life(struct world *w)
 {
     set_faults(w);
     enum begun begun = begin_life(w, true);
     if (begun == BEGUN_BADLY && dice(w, 2)) {
         free_workers(w, (unsigned)dice(w, w->workers));
-        return;
+        return false;
     }
     if (begun != BEGUN_WELL) {
         end_crash(w);
-        return;
+        return false;
     }
     live(w);
     if (dice(w, 4) == 0)
-        end_clean(w);
-    else
-        end_crash(w);
+        return end_clean(w);
+    end_crash(w);
+    return false;
 }
 
 static void last_life(struct world *w)
@@ -599,11 +617,18 @@ static void last_life(struct world *w)
     if (begin_life(w, false) == BEGUN_WELL) {
         drain(w);
         model_judge(w);
+        mortals_drain(w);
         end_clean(w);
     } else {
         CHECK(w, world_flipped(w), "the workers do not start without any fault: %s", "see above");
         end_crash(w);
     }
+}
+
+/* Half of all; not by dice, so that the others are as they were. */
+static bool has_mortals(uint64_t seed)
+{
+    return (seed * 0x9e3779b97f4a7c15ull >> 45) % 2 == 0;
 }
 
 void world_run_seed(struct world *w, const struct options *options, uint64_t seed,
@@ -622,11 +647,14 @@ void world_run_seed(struct world *w, const struct options *options, uint64_t see
         w->actors[i].window = room->windows[i];
     for (unsigned remotes = dice(w, 2) ? REMOTES : 0; w->remote_count < remotes; w->remote_count++)
         remote_init(w, w->remote_count);
+    if (has_mortals(seed))
+        w->mortals = mortals_new(w);
     w->shards = 1;
     w->disks[0] = simulated_disk_new(w->seed * SHARDS_MAX);
     uint64_t lives = 1 + dice(w, LIVES_MAX);
     while (w->life < lives) {
-        one_life(w);
+        bool clean = one_life(w);
+        mortals_life_over(w, clean);
         model_life_over(w);
         standing_life_over(w);
         w->life++;
@@ -636,4 +664,5 @@ void world_run_seed(struct world *w, const struct options *options, uint64_t see
         simulated_disk_free(w->disks[i]);
     for (unsigned i = 0; i < w->remote_count; i++)
         remote_fini(w->remotes[i]);
+    free(w->mortals);
 }

@@ -13,6 +13,7 @@
  *   remote.h    clients that speak AMQP 0-9-1 over byte streams: four more files
  *   model.c     what was promised of messages, and what became of it
  *   standing.c  the same of queues; what must be in them when nothing is on its way
+ *   mortal.h    queues in which messages die: two more files
  */
 #ifndef SLUICE_SIMULATION_WORLD_H
 #define SLUICE_SIMULATION_WORLD_H
@@ -47,6 +48,7 @@
 #define QUEUE_IDS_MAX 4096u
 #define NOWHERE       QUEUES /* where a message went that no queue wanted, or was rolled back */
 
+struct mortals;
 struct remote;
 struct server;
 struct world;
@@ -209,7 +211,9 @@ struct world {
     uint32_t clients;   /* so far */
     uint64_t random_state;
     bool draining, resting;
+    struct mortals *mortals; /* NULL: there are none in this world */
     uint64_t deliveries, far_deliveries, crashes, confirms, alarms, moved;
+    uint64_t mortal_sights, mortal_deaths; /* of messages that may die; of those that had */
 };
 
 /* ---- seeds.c ---- */
@@ -315,6 +319,23 @@ void actor_asked(struct actor *actor, enum ask ask, int outcome);
 
 void mover_act(struct actor *actor);
 void mover_answered(struct actor *actor);
+
+/* ---- mortal.c: all for a world that may have none ---- */
+
+struct mortals *mortals_new(struct world *w);
+void mortals_act(struct world *w); /* there are some */
+
+/* Those of one worker go; false: they are at it. */
+bool mortals_leave(struct world *w, unsigned worker);
+void mortals_abandon(struct world *w);
+void mortals_may_move(struct world *w);
+void mortals_rest(struct world *w);
+void mortals_check_rest(struct world *w);
+void mortals_life_over(struct world *w, bool clean);
+uint64_t mortals_count(const struct world *w); /* of messages, so far */
+void mortals_note_time(struct world *w);
+uint64_t mortals_wall_ms(const struct world *w); /* the latest; 0: none of them has looked */
+void mortals_drain(struct world *w);             /* the last life: and judges */
 
 /* ---- restless.c ---- */
 

@@ -1,0 +1,147 @@
+/*
+ * Queues that do something by themselves, and what becomes of messages in them: they die of limits,
+ * of age, of rejections and of too many returns, and are published again, or are gone.
+ *
+ *   mortal.c    which queues there are, by seed; clients that publish to them and consume
+ *   fate.c      what was promised of their messages, and what became of it
+ *
+ * In half of the worlds there are such queues, and two *mourners*, which nobody else takes notice
+ * of but by moving their queues. Each queue buries its dead in one other, so that a message goes
+ * along a path: where it is on it is its *step*, the number of its deaths, which its history tells.
+ */
+#ifndef SLUICE_SIMULATION_MORTAL_H
+#define SLUICE_SIMULATION_MORTAL_H
+
+#include "world.h"
+
+#define MORTAL_QUEUES 5u
+#define MOURNERS      2u
+#define FATES_MAX     6000u
+#define STEPS_MAX     32u
+#define HELDS_MAX     64u
+#define IN_TX_MAX     6u
+#define NO_GRAVE      MORTAL_QUEUES /* as a target: the dead are gone */
+#define UNLIMITED     UINT64_MAX
+
+enum overflow { OVERFLOW_DROP, OVERFLOW_NACK, OVERFLOW_NACK_AND_BURY };
+
+struct mortal_queue {
+    bool is_quorum;
+    bool buries;                              /* has a dead-letter exchange, */
+    unsigned target;                          /* which leads there, or nowhere */
+    uint64_t lives_ms, length_max, bytes_max; /* or UNLIMITED */
+    uint64_t returns_max;                     /* or UNLIMITED */
+    enum overflow overflow;
+    unsigned unseen; /* in this life: consumers that left, perhaps with messages on the way */
+    bool is_there;   /* its declaration was answered */
+};
+
+/* One message on its way along the queues. */
+struct fate {
+    bool persistent, confirmed, refused, in_transaction;
+    bool may_be_gone; /* it was accepted, or perhaps */
+    bool leased, present_at_end;
+    bool accepted, accepted_durable; /* accepted: not undone by a crash since */
+    uint8_t queue;                   /* to which it was published */
+    uint8_t home;                    /* the shard to which it was published */
+    uint8_t worker, shard;           /* where it was accepted last */
+    uint32_t publisher, born;        /* born: the life */
+    uint32_t size;
+    uint64_t published_ms, lives_ms; /* lives_ms: its own; UNLIMITED: none */
+    uint64_t accepted_before;        /* which ids were there then, all lower ones */
+    uint64_t rejected;               /* a bit for each step at which it was */
+    uint64_t rejected_now, seen_now; /* the same, in the life `life` */
+    uint64_t seen_ever;              /* a bit for each step */
+    uint32_t least;                  /* steps below are over for good */
+    uint32_t life, step;             /* the last life in which something happened to it, and the
+                                        last step there */
+    uint64_t sequence;               /* of step 0, once it was seen there */
+    uint8_t returns[STEPS_MAX];      /* that count, and were asked for */
+    uint8_t returns_now[STEPS_MAX];  /* of those, in the life `life` */
+};
+
+struct mourner {
+    struct world *world;
+    unsigned index, worker;
+    uint32_t number;
+    struct client *client;
+    struct publisher *publisher;
+    struct request request;
+    uint8_t arguments[512];
+    enum {
+        MOURN_LOGIN,
+        MOURN_ENTER,
+        MOURN_DECLARE,
+        MOURN_SUBSCRIBE,
+        MOURN_GET,
+        MOURN_TRANSACT,
+        MOURN_MOVE
+    } ask;
+    bool busy, ready, leaving, is_open;
+    enum flow flow;
+    unsigned declared, asked_queue;
+    struct consumer *consumer;
+    unsigned consumer_queue;
+    uint64_t consumer_last; /* sequence, of what came to it for the first time */
+    struct lease leases[HELDS_MAX];
+    uint64_t ids[HELDS_MAX];
+    uint32_t steps[HELDS_MAX];
+    size_t held;
+    uint64_t *window; /* publisher's sequence -> id */
+    uint64_t sequence, confirmed;
+    struct publish publishes[3];
+    struct message *messages[3];
+    uint64_t first;
+    size_t publish_count;
+    struct settlement settlements[IN_TX_MAX];
+    uint64_t settled[IN_TX_MAX];
+    uint32_t settled_steps[IN_TX_MAX];
+    size_t settled_count;
+};
+
+struct mortals {
+    struct world *world;
+    uint64_t random_state; /* its own dice: the rest of the world is as without */
+    struct mortal_queue queues[MORTAL_QUEUES];
+    struct mourner mourners[MOURNERS];
+    struct fate fates[FATES_MAX + 1];
+    uint64_t count;
+    bool has_moved;     /* in this life, perhaps */
+    uint64_t latest_ms; /* of the wall clock, which goes on from life to life */
+    uint64_t windows[MOURNERS][FATES_MAX + 1];
+};
+
+/* ---- mortal.c ---- */
+
+extern const char *const mortal_names[MORTAL_QUEUES];
+
+uint64_t mortal_dice(struct mortals *m, uint64_t sides);
+const struct catalog_queue *mortal_look(const struct mortals *m, unsigned worker, unsigned queue);
+
+/* ---- fate.c ---- */
+
+uint64_t fate_new(struct mourner *mourner, unsigned queue, bool persistent, uint64_t lives_ms);
+struct message *fate_message(struct mourner *mourner, uint64_t id);
+
+struct fate_sight {
+    struct message *message;
+    unsigned queue, shard;
+    uint64_t sequence;
+    uint32_t count, step;         /* step: out */
+    bool redelivered, is_at_home; /* is_at_home: it comes from the queue without any detour */
+    bool to_consumer;
+};
+
+/* The message's id. */
+uint64_t fate_seen(struct mourner *mourner, struct fate_sight *sight);
+void fate_settled(struct mourner *mourner, uint64_t id, uint32_t step, unsigned shard,
+                  enum outcome outcome);
+/* In a transaction, which is not answered yet. */
+void fate_may_settle(struct mourner *mourner, uint64_t id, uint32_t step, enum outcome outcome);
+void fate_confirmed(struct mourner *mourner, uint64_t id, bool accepted);
+/* It has happened: durably. */
+void fate_done(struct mortals *m, uint64_t id, uint32_t step, enum outcome outcome);
+void fates_life_over(struct mortals *m, bool clean);
+void fates_judge(const struct mortals *m);
+
+#endif
