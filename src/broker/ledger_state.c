@@ -314,17 +314,19 @@ static void recover_part(struct part *part)
     part->written = part->item_count;
     part->phase = PART_PREPARED;
     part->is_logged = true;
+    part->is_in_doubt = true;
     part_count(part);
 }
 
 void ledger_recover_end(struct shard *shard)
 {
     struct ledger *ledger = &shard->ledger;
-    struct map_cursor cursor = {0};
+    struct map_cursor parts = {0}, decisions = {0};
 
-    for (struct part *part; (part = map_next(&ledger->parts, &cursor));) {
+    for (struct part *part; (part = map_next(&ledger->parts, &parts));)
         recover_part(part);
-    }
+    for (struct decision *d; (d = map_next(&ledger->decisions, &decisions));)
+        d->is_old = true;
     size_t promises = map_count(&ledger->parts) + map_count(&ledger->decisions);
     log_promise(shard->log, promises * promise_bytes());
     if (promises > 0)
@@ -372,12 +374,15 @@ void ledger_answer(struct shard *decider, struct transaction_id id, uint32_t ask
         peer_part_end(peer_of(place), id, asker, decider->number, commit);
 }
 
-/* Telling may end parts and decisions, which others than those at hand are not touched by. */
+/* Telling may end parts and decisions, which others than those at hand are not touched by. Workers
+ * that have begun already may have prepared new ones here, and asking for those would undo them. */
 static void resolve(struct shard *shard)
 {
     struct map_cursor parts = {0}, decisions = {0};
 
     for (struct decision *d; (d = map_next(&shard->ledger.decisions, &decisions));) {
+        if (!d->is_old)
+            continue;
         struct transaction_id id = d->id;
         uint32_t count = d->count, *shards = memory_new((count + 1) * sizeof *shards);
         memcpy(shards, d->shards, count * sizeof *shards);
@@ -386,7 +391,7 @@ static void resolve(struct shard *shard)
         free(shards);
     }
     for (struct part *part; (part = map_next(&shard->ledger.parts, &parts));) {
-        if (part->phase == PART_PREPARED)
+        if (part->is_in_doubt && part->phase == PART_PREPARED)
             ask_decision(part);
     }
 }

@@ -28,6 +28,7 @@ struct part {
     uint64_t deletion; /* has to be settled first; 0: none */
     bool commits;
     bool is_logged;          /* the ledger has a record of it */
+    bool is_in_doubt;        /* of an earlier start */
     bool is_counted;         /* in ledger.prepared */
     struct request *request; /* goes on when it is prepared, or its end is to be seen */
 
@@ -47,6 +48,7 @@ struct decision {
     struct transaction_id id; /* first: the key */
     uint32_t count, capacity;
     uint32_t *shards; /* that may not know it yet */
+    bool is_old;      /* of an earlier start */
 };
 
 /* Bytes of the disk that an END or a FORGET may take. */
