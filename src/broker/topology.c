@@ -544,6 +544,8 @@ static int find_binding_ends(struct client *client, const struct binding_spec *s
                              struct failure *failure)
 {
     *source = vhost_exchange(client->vhost, spec->source);
+    if (!*source)
+        return no_exchange(client, spec->source, failure);
     if (spec->to_exchange) {
         const struct catalog_exchange *exchange = vhost_exchange(client->vhost, spec->destination);
         if (!exchange)
@@ -556,7 +558,7 @@ static int find_binding_ends(struct client *client, const struct binding_spec *s
             return result;
         *target = queue->id;
     }
-    return *source ? 0 : no_exchange(client, spec->source, failure);
+    return 0;
 }
 
 static int may_bind(struct client *client, const struct binding_spec *spec, struct failure *failure)

@@ -285,6 +285,8 @@ def test_bind_to_what_is_not_there(connect, name):
     q = channel.queue_declare("", exclusive=True).method.queue
     assert "no exchange" in fails(404, channel.queue_bind, q, name("x"), "k")
     assert "no queue" in fails(404, connect().channel().queue_bind, name("q"), "amq.direct", "k")
+    # Of two that are missing RabbitMQ names the source.
+    assert "no exchange" in fails(404, connect().channel().queue_bind, name("q"), name("x"), "k")
     assert "no exchange" in fails(404, connect().channel().exchange_bind, name("x"), "amq.direct")
 
 
