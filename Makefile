@@ -5,7 +5,7 @@ BUILD = build
 JOBS = $(shell nproc)
 CHECKOUT = $(CURDIR)
 
-.PHONY: all build run test sim check soak asan tsan clang fuzz bench bench-peers bench-disturb format clean
+.PHONY: all build run test sim check soak asan tsan clang fuzz differential bench bench-peers bench-disturb format clean
 
 all: build
 
@@ -58,6 +58,11 @@ clang:
 fuzz:
 	@tools/install-packages build test
 	@tools/test fuzz
+
+# 300 random scripts done by sluice and by the distribution's RabbitMQ, compared step by step; skipped
+# where that is not installed (tools/install-packages peers).
+differential: build
+	@tests/peers/differential.py
 
 bench: build
 	@bench/run
