@@ -117,14 +117,15 @@ static uint64_t id_of(const struct world *w, struct slice body)
 
 /* ---- what is possible ---- */
 
-/* Others that may have been in that queue at a time since this one was published. */
+/* Others that may have been ready in that queue at a time since this one was published. */
 static void count_others(const struct mortals *m, uint64_t id, unsigned queue, uint64_t *count,
                          uint64_t *bytes)
 {
     *count = *bytes = 0;
     for (uint64_t other = 1; other <= m->count; other++) {
         const struct fate *f = &m->fates[other];
-        bool was_over = f->accepted && f->accepted_before < id;
+        bool was_over =
+            (f->accepted && f->accepted_before < id) || (f->leased && f->leased_before < id);
         bool was_refused = f->refused && m->queues[f->queue].overflow == OVERFLOW_NACK;
         if (other == id || was_over || (was_refused && !may_fail(m->world)) ||
             !leads_to(m, f->queue, queue))

@@ -113,7 +113,10 @@ static struct slice arguments_of(struct mourner *mourner, unsigned queue)
 
 static void hold(struct mourner *mourner, uint64_t id, uint32_t step, struct lease lease)
 {
-    mourner->world->mortals->fates[id].leased = true;
+    struct mortals *m = mourner->world->mortals;
+
+    m->fates[id].leased = true;
+    m->fates[id].leased_before = m->count;
     mourner->ids[mourner->held] = id;
     mourner->steps[mourner->held] = step;
     mourner->leases[mourner->held++] = lease;

@@ -48,6 +48,7 @@ struct fate {
     uint32_t publisher, born;        /* born: the life */
     uint32_t size;
     uint64_t published_ms, lives_ms; /* lives_ms: its own; UNLIMITED: none */
+    uint64_t leased_before;          /* the same of the lease it has */
     uint64_t accepted_before;        /* which ids were there then, all lower ones */
     uint64_t rejected;               /* a bit for each step at which it was */
     uint64_t rejected_now, seen_now; /* the same, in the life `life` */
