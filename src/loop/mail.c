@@ -360,37 +360,45 @@ static bool is_late(struct mailbox *box, uint64_t start_ns)
     return loop_precise_ns(box->loop) - start_ns >= TURN_SLICE_NS;
 }
 
-/* True when the chunk has been read. */
-static bool chunk_read(struct mailbox *box, struct chunk *chunk, uint64_t start_ns)
-{
-    unsigned letters = 0;
-    uint32_t looked_at = box->reading_at;
+/* One slice, and what has been read in it since the last look at the clock. */
+struct reading {
+    uint64_t start_ns;
+    size_t letters, bytes;
+};
 
+static bool is_enough_after(struct mailbox *box, struct reading *reading, size_t room)
+{
+    reading->letters++;
+    reading->bytes += room;
+    if (reading->letters < LETTERS_A_LOOK && reading->bytes < BYTES_A_LOOK)
+        return false;
+    reading->letters = reading->bytes = 0;
+    return is_late(box, reading->start_ns);
+}
+
+/* True when the chunk has been read. */
+static bool chunk_read(struct mailbox *box, struct chunk *chunk, struct reading *reading)
+{
     while (box->reading_at < chunk->used) {
         struct letter *letter = (void *)(chunk->bytes + box->reading_at);
-        box->reading_at += (uint32_t)letter_room(letter->size);
+        size_t room = letter_room(letter->size);
+        box->reading_at += (uint32_t)room;
         box->events->received(box->context, box->reading_from, letter->kind,
                               slice_of(letter->bytes, letter->size));
-        if (box->state != BOX_OPEN)
+        if (box->state != BOX_OPEN || is_enough_after(box, reading, room))
             return false;
-        if (++letters < LETTERS_A_LOOK && box->reading_at - looked_at < BYTES_A_LOOK)
-            continue;
-        if (is_late(box, start_ns))
-            return false;
-        letters = 0;
-        looked_at = box->reading_at;
     }
     return true;
 }
 
 /* Reads the open parcel. True when it is at its end, and closed. */
-static bool parcel_read(struct mailbox *box, uint64_t start_ns)
+static bool parcel_read(struct mailbox *box, struct reading *reading)
 {
     struct outbound *theirs = &box->office->boxes[box->reading_from].out[box->member];
 
     while (box->reading) {
         struct chunk *chunk = box->reading;
-        if (!chunk_read(box, chunk, start_ns))
+        if (!chunk_read(box, chunk, reading))
             return false;
         box->reading = chunk->next;
         box->reading_at = 0;
@@ -405,15 +413,16 @@ static bool parcel_read(struct mailbox *box, uint64_t start_ns)
 /* A parcel that is not at its end stays open, and is gone on with before any other is opened. */
 static void read_some(struct mailbox *box)
 {
-    uint64_t start_ns = loop_precise_ns(box->loop);
+    struct reading reading = {.start_ns = loop_precise_ns(box->loop)};
     bool is_enough = false;
 
     box->is_reading = true;
     while (!is_enough && (box->reading || parcel_open(box))) {
-        if (!parcel_read(box, start_ns))
+        if (!parcel_read(box, &reading))
             break;
         /* in simulation a receiver may also have enough for no reason */
-        is_enough = is_late(box, start_ns) || box->loop->functions->choose(box->loop, 4) == 3;
+        is_enough =
+            is_late(box, reading.start_ns) || box->loop->functions->choose(box->loop, 4) == 3;
     }
     box->is_reading = false;
     if (box->state == BOX_OPEN && (box->reading || box->ready_count > 0))

@@ -394,6 +394,28 @@ static void a_long_parcel_is_read_over_several_turns(void **state)
     town_close(&town);
 }
 
+/* Runs are letters of many things: how much is read at once does not depend on how it is packed. */
+static void long_runs_are_read_over_several_turns(void **state)
+{
+    struct town town;
+    struct member *reader = &town.members[1];
+
+    (void)state;
+    town_open(&town, 5);
+    simulated_options(town.loop)->jump_ppm = 1000000;
+    for (int i = 0; i < 20000; i++)
+        add_numbered(&town.members[0], 1);
+    unsigned slices = 0;
+    for (uint64_t seen = 0; reader->received[0] < 20000;) {
+        assert_true(simulated_run_turns(town.loop, 1));
+        slices += reader->received[0] > seen;
+        assert_true(reader->received[0] - seen < 4000);
+        seen = reader->received[0];
+    }
+    assert_true(slices >= 10);
+    town_close(&town);
+}
+
 static void write_some(struct town *town, unsigned count, struct buffer *body)
 {
     for (unsigned i = 0; i < count; i++) {
@@ -726,6 +748,7 @@ int main(void)
         cmocka_unit_test(the_last_letter_may_be_added_to),
         cmocka_unit_test(a_parcel_waits_until_its_stamp_is_accepted),
         cmocka_unit_test(a_long_parcel_is_read_over_several_turns),
+        cmocka_unit_test(long_runs_are_read_over_several_turns),
         cmocka_unit_test(the_seed_decides_who_is_read_when),
         cmocka_unit_test(many_seeds),
         cmocka_unit_test(letters_wait_for_who_has_not_opened),
