@@ -344,6 +344,13 @@ static bool close_clients(struct world *w, unsigned worker)
     return dice(w, 20) > 0;
 }
 
+/* A slow one keeps nobody waiting for too long. */
+static void disks_hurry(struct world *w)
+{
+    for (unsigned i = 0; i < w->shards; i++)
+        simulated_disk_faults(w->disks[i])->latency_max_ns = NANOSECONDS_PER_MS;
+}
+
 /* Everybody waits: all that was asked comes to an end, and who can get something has it. */
 static void check_rest(struct world *w)
 {
@@ -351,6 +358,7 @@ static void check_rest(struct world *w)
 
     for (unsigned i = 0; i < w->remote_count; i++)
         turns = remote_is_silent(w->remotes[i]) ? 40 : turns; /* until that is noticed */
+    disks_hurry(w);
     trace(w, "rest");
     w->resting = true;
     for (unsigned i = 0; i < turns; i++) {
@@ -380,6 +388,7 @@ static void check_quiet(struct world *w)
 {
     uint64_t sent = 0, received = 0;
 
+    disks_hurry(w);
     world_run(w, 2000 * NANOSECONDS_PER_MS);
     for (unsigned i = 0; i < w->workers; i++) {
         struct worker_statistics statistics;
@@ -552,10 +561,12 @@ static void drain(struct world *w)
 static void set_faults(struct world *w)
 {
     bool all = dice(w, 2);
+    unsigned slow = (unsigned)(dice(w, 4) ? w->shards : dice(w, w->shards)); /* others are ahead */
 
     for (unsigned i = 0; i < w->shards; i++) {
         struct simulated_faults *f = simulated_disk_faults(w->disks[i]);
-        *f = (struct simulated_faults){.latency_max_ns = 1 + dice(w, 5) * NANOSECONDS_PER_MS};
+        uint64_t latency_ms = i == slow ? 50 : dice(w, 5);
+        *f = (struct simulated_faults){.latency_max_ns = 1 + latency_ms * NANOSECONDS_PER_MS};
         if (w->options->fault && strcmp(w->options->fault, "forget-syncs") == 0)
             f->forget_syncs = true;
         if (!all && dice(w, 2))
