@@ -196,6 +196,11 @@ static void tick_after(struct move *move, uint64_t ns)
     timer_set(&move->tick, loop_now_ns(move->worker->loop) + ns);
 }
 
+void move_go_on(struct move *move)
+{
+    tick_after(move, 0);
+}
+
 /* Out of its move's list: on, or, since the queue is gone, nowhere. */
 static void held_go_on(struct move *move, struct held_publish *held)
 {
@@ -339,10 +344,9 @@ static void tick(struct timer *timer)
     if (!move->is_quiet && worker->collecting == 0)
         tell_quiet(move);
     struct leaving *leaving = move->queue->hosted ? move->queue->hosted->leaving : NULL;
-    if (leaving)
-        leaving_go_on(leaving);
+    bool has_more = leaving && leaving_go_on(leaving);
     if (!move->is_over && !timer_is_set(&move->tick))
-        tick_after(move, MOVE_POLL_NS);
+        tick_after(move, has_more ? 0 : MOVE_POLL_NS);
 }
 
 /* ---- the catalog's callbacks ---- */

@@ -130,13 +130,17 @@ void move_adrift(struct subscription *subscription);
 /* So many consumers that were adrift are no more. */
 void move_consumers_gone(struct worker *worker, uint64_t queue, uint32_t count);
 
+/* What it has to do here goes on in the next turn. */
+void move_go_on(struct move *move);
+
 /* ---- at home and at the target (travel.c) ---- */
 
 /* A worker is quiet. */
 void move_quiet(struct worker *worker, uint64_t queue, uint64_t number);
 
-/* The next slice of what leaves, or the end of it. */
-void leaving_go_on(struct leaving *leaving);
+/* The next slice of what leaves, or the end of it. True: there is more, which has to wait for
+ * nothing but the turn. */
+bool leaving_go_on(struct leaving *leaving);
 void leaving_end(struct leaving *leaving);
 void leaving_free(struct leaving *leaving);
 

@@ -73,10 +73,10 @@ static void leaving_ready(struct queue_walk *walk)
 {
     struct leaving *leaving = CONTAINER_OF(walk, struct leaving, walk);
 
-    if (leaving->hosted)
-        leaving_go_on(leaving);
-    else
+    if (!leaving->hosted)
         leaving_free(leaving);
+    else if (leaving_go_on(leaving))
+        move_go_on(leaving->hosted->named->move);
 }
 
 static void leaving_begin(struct move *move)
@@ -97,7 +97,7 @@ static void leaving_begin(struct move *move)
     list_append(&worker->leavings, &leaving->link);
     hosted->leaving = leaving;
     getters_look_again(hosted);
-    leaving_go_on(leaving);
+    move_go_on(move);
 }
 
 void move_quiet(struct worker *worker, uint64_t id, uint64_t number)
@@ -218,13 +218,14 @@ static bool target_has_room(const struct leaving *leaving)
                                    : worker_flow_here(worker) != FLOW_BUSY;
 }
 
-static void tell_messages(struct leaving *leaving, uint64_t until_ns)
+static bool tell_messages(struct leaving *leaving, uint64_t until_ns)
 {
     struct queue_traveller traveller;
     int result = 1;
 
-    while (result == 1 && target_has_room(leaving) &&
-           loop_precise_ns(leaving->worker->loop) < until_ns) {
+    while (result == 1 && target_has_room(leaving)) {
+        if (loop_precise_ns(leaving->worker->loop) >= until_ns)
+            return true;
         result = queue_walk_next(&leaving->walk, &traveller);
         if (result == 1)
             tell_message(leaving, &traveller);
@@ -233,6 +234,7 @@ static void tell_messages(struct leaving *leaving, uint64_t until_ns)
         tell_end(leaving);
     else if (result < 0 && result != E_AGAIN)
         leaving_failed(leaving, E_FAILED);
+    return false;
 }
 
 /* All that was done to it at home, so that a crash cannot undo there what the target keeps: a
@@ -255,7 +257,7 @@ static bool is_durable(struct leaving *leaving)
     return line->done >= leaving->block;
 }
 
-void leaving_go_on(struct leaving *leaving)
+bool leaving_go_on(struct leaving *leaving)
 {
     struct hosted *hosted = leaving->hosted;
     struct worker *worker = leaving->worker;
@@ -263,18 +265,20 @@ void leaving_go_on(struct leaving *leaving)
 
     if (!leaving->has_begun && !leaving->is_over && hosted->has_expired)
         leaving_failed(leaving, E_IN_USE); /* it is about to be deleted */
-    if (leaving->is_over || !let_consumers_go(hosted, until_ns))
-        return;                                                /* each tick is a slice */
+    if (leaving->is_over)
+        return false;
+    if (!let_consumers_go(hosted, until_ns))
+        return true;
     if (!leaving->has_begun && hosted->queue.references > 2) { /* the catalog's and this */
         if (loop_now_ns(worker->loop) - leaving->since_ns > MOVE_IN_USE_NS)
             leaving_failed(leaving, E_IN_USE);
-        return;
+        return false;
     }
     if (!leaving->has_begun && !is_durable(leaving))
-        return;
+        return false;
     if (!leaving->has_begun)
         tell_begin(leaving);
-    tell_messages(leaving, until_ns);
+    return tell_messages(leaving, until_ns);
 }
 
 /* ---- arriving ---- */
