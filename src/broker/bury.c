@@ -342,7 +342,11 @@ void refused_bury(struct catalog_queue *queue, struct message *message)
 
 void bury_again(struct timer *timer)
 {
-    hosted_bury(CONTAINER_OF(timer, struct hosted, bury_again));
+    struct hosted *hosted = CONTAINER_OF(timer, struct hosted, bury_again);
+
+    /* a worker that has told the others that it is at its end begins nothing with them any more */
+    if (!hosted->shard->place.worker->stopping)
+        hosted_bury(hosted);
 }
 
 void burials_new(struct worker *worker)
