@@ -9,6 +9,7 @@
 #include "loop/processors.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -51,12 +52,22 @@ static struct long_job *next(struct long_jobs *jobs)
     return link ? CONTAINER_OF(link, struct long_job, link) : NULL;
 }
 
-static void *work(void *context)
+/* This thread alone, on Linux; where it is refused it is only less polite. The workers may have
+ * been given a real-time priority, which what burns must not have. */
+static void be_polite(void)
 {
-    /* of this thread alone, on Linux; where it is refused it is only less polite */
+    int policy = sched_getscheduler(0);
+
+    if (policy == SCHED_FIFO || policy == SCHED_RR)
+        (void)sched_setscheduler(0, SCHED_OTHER, &(struct sched_param){0});
     (void)setpriority(PRIO_PROCESS, (id_t)gettid(), NICE);
     int result = processors_set_slice(0);
     (void)result;
+}
+
+static void *work(void *context)
+{
+    be_polite();
     for (struct long_job *waiting; (waiting = next(context));) {
         struct job *job = waiting->job;
         job->work(job);
