@@ -138,9 +138,9 @@ static void run_phase(struct loop *loop, enum loop_phase phase)
 
 /* There may be as many of these tasks as there are connections. Those that a slice has no time for
  * come first in the next turn. */
-static void run_dispatch(struct loop *loop)
+static void run_slice(struct loop *loop, enum loop_phase phase, uint64_t slice_ns)
 {
-    struct list *tasks = &loop->tasks[LOOP_DISPATCH];
+    struct list *tasks = &loop->tasks[phase];
     struct list running;
 
     if (list_empty(tasks))
@@ -151,7 +151,7 @@ static void run_dispatch(struct loop *loop)
     do {
         struct task *task = CONTAINER_OF(list_take_first(&running), struct task, link);
         TURN_TRACED(loop, task->run, task);
-    } while (!list_empty(&running) && loop->functions->precise_ns(loop) - began_ns < TURN_SLICE_NS);
+    } while (!list_empty(&running) && loop->functions->precise_ns(loop) - began_ns < slice_ns);
     list_move_all(&running, tasks);
     list_move_all(tasks, &running);
 }
@@ -161,9 +161,10 @@ void loop_turn_end(struct loop *loop)
     struct loop_statistics *statistics = &loop->statistics;
 
     fire_timers(loop);
-    run_dispatch(loop);
+    run_slice(loop, LOOP_DISPATCH, TURN_SLICE_NS);
     run_phase(loop, LOOP_COMMIT);
     run_phase(loop, LOOP_FLUSH);
+    run_slice(loop, LOOP_BULK, JOB_SLICE_NS);
 
 #ifdef SLUICE_TURN_TRACE
     turn_trace_end(loop);

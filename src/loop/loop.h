@@ -8,9 +8,9 @@
  * a loop something.
  *
  * A turn:  events of streams, timers and finished jobs -> DISPATCH tasks -> COMMIT tasks -> FLUSH
- * tasks -> wait. A task that is deferred again while its phase runs waits for the next turn (which
- * then does not sleep). Work proportional to a count does a slice, at most TURN_SLICE_NS, and
- * defers itself again.
+ * tasks -> BULK tasks -> wait. A task that is deferred again while its phase runs waits for the
+ * next turn (which then does not sleep). Work proportional to a count does a slice, at most
+ * TURN_SLICE_NS, and defers itself again.
  */
 #ifndef SLUICE_LOOP_LOOP_H
 #define SLUICE_LOOP_LOOP_H
@@ -73,7 +73,13 @@ void loop_own(struct loop *loop, struct loop_owned *owned);
 
 /* ---- tasks: deferred calls, each at most once at a time ---- */
 
-enum loop_phase { LOOP_DISPATCH, LOOP_COMMIT, LOOP_FLUSH, LOOP_PHASES };
+enum loop_phase {
+    LOOP_DISPATCH,
+    LOOP_COMMIT,
+    LOOP_FLUSH,
+    LOOP_BULK, /* what may wait until all that the turn has brought is on its way */
+    LOOP_PHASES
+};
 
 struct task {
     struct list link;
@@ -83,7 +89,8 @@ struct task {
 void task_init(struct task *task, void (*run)(struct task *task));
 
 /* Runs the task in that phase of this turn, or of the next when the phase has begun; of DISPATCH
- * tasks so many that a turn has no time for all, some later. A task already waiting stays. */
+ * and BULK tasks so many that a turn has no time for all, some later. A task already waiting stays.
+ */
 void loop_defer(struct loop *loop, struct task *task, enum loop_phase phase);
 void task_cancel(struct task *task);
 

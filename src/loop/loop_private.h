@@ -5,7 +5,7 @@
  * An implementation embeds `struct loop` first and runs a turn as
  *     loop_turn_begin()  sets the time
  *     ... its events ...
- *     loop_turn_end()    fires the timers that are due, runs the three phases, keeps the statistics
+ *     loop_turn_end()    fires the timers that are due, runs the phases, keeps the statistics
  */
 #ifndef SLUICE_LOOP_LOOP_PRIVATE_H
 #define SLUICE_LOOP_LOOP_PRIVATE_H

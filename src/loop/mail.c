@@ -25,7 +25,7 @@
 #define SPARE_BYTES_MAX 65536u /* waiting to be used again, of each pair of members */
 #define LINE            64     /* of the processor's cache */
 #define DEAF            ((uintptr_t)1)
-#define LETTERS_A_LOOK  16     /* read between two looks at the clock, */
+#define LETTERS_A_LOOK  4      /* read between two looks at the clock, */
 #define BYTES_A_LOOK    16384u /* or so many: a letter may be a run of many things */
 
 struct chunk {
@@ -357,7 +357,7 @@ static bool parcel_open(struct mailbox *box)
 
 static bool is_late(struct mailbox *box, uint64_t start_ns)
 {
-    return loop_precise_ns(box->loop) - start_ns >= TURN_SLICE_NS;
+    return loop_precise_ns(box->loop) - start_ns >= JOB_SLICE_NS;
 }
 
 /* One slice, and what has been read in it since the last look at the clock. */

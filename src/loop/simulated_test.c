@@ -102,19 +102,20 @@ static void tasks_run_in_phases(void **state)
     struct loop *loop = loop_new_simulated(1);
     char text[32] = "";
     char *notes = text;
-    struct noting_task tasks[3];
+    struct noting_task tasks[4];
 
     (void)state;
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
         tasks[i] = (struct noting_task){.loop = loop, .notes = &notes, .note = (char)('a' + i)};
         task_init(&tasks[i].task, note_run);
     }
+    loop_defer(loop, &tasks[3].task, LOOP_BULK);
     loop_defer(loop, &tasks[2].task, LOOP_FLUSH);
     loop_defer(loop, &tasks[1].task, LOOP_COMMIT);
     loop_defer(loop, &tasks[0].task, LOOP_DISPATCH);
     loop_defer(loop, &tasks[0].task, LOOP_FLUSH); /* waits already */
     simulated_run_turns(loop, 1);
-    assert_string_equal(text, "abc");
+    assert_string_equal(text, "abcd");
 
     tasks[0].next = &tasks[1]; /* a later phase of the same turn */
     tasks[0].next_phase = LOOP_COMMIT;
@@ -122,18 +123,18 @@ static void tasks_run_in_phases(void **state)
     tasks[1].next_phase = LOOP_DISPATCH;
     loop_defer(loop, &tasks[0].task, LOOP_DISPATCH);
     simulated_run_turns(loop, 1);
-    assert_string_equal(text, "abcab");
+    assert_string_equal(text, "abcdab");
     simulated_run_turns(loop, 1);
-    assert_string_equal(text, "abcabab");
+    assert_string_equal(text, "abcdabab");
     task_cancel(&tasks[0].task);
     assert_true(simulated_run_idle(loop, 1));
-    assert_string_equal(text, "abcabab");
+    assert_string_equal(text, "abcdabab");
 
     tasks[2].next = &tasks[2]; /* itself: once a turn */
     tasks[2].next_phase = LOOP_FLUSH;
     loop_defer(loop, &tasks[2].task, LOOP_FLUSH);
     simulated_run_turns(loop, 3);
-    assert_string_equal(text, "abcababccc");
+    assert_string_equal(text, "abcdababccc");
     loop_free(loop);
 }
 

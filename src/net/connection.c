@@ -144,9 +144,15 @@ static void flush_later(struct connection *c)
 {
     struct connection_host *host = c->host;
 
-    if (!list_linked(&c->touched))
-        list_append(is_patient(c) ? &host->patient_touched : &host->touched, &c->touched);
-    loop_defer(loop_of(c), &c->host->flush, LOOP_FLUSH);
+    if (list_linked(&c->touched))
+        return;
+    if (is_patient(c)) {
+        list_append(&host->patient_touched, &c->touched);
+        loop_defer(loop_of(c), &host->wait, LOOP_BULK);
+    } else {
+        list_append(&host->touched, &c->touched);
+        loop_defer(loop_of(c), &host->flush, LOOP_FLUSH);
+    }
 }
 
 static void tell_drained(struct connection *c)
@@ -470,32 +476,10 @@ static void read_later(struct connection *c)
 {
     struct connection_host *host = c->host;
 
-    if (!list_linked(&c->reader))
-        list_append(is_patient(c) ? &host->patient_readers : &host->readers, &c->reader);
-    if (!timer_is_set(&host->readers_timer))
-        timer_set(&host->readers_timer, loop_now_ns(host->options.loop));
-}
-
-/* At least one of each list has its turn. */
-static void readers_fire(struct timer *timer)
-{
-    struct connection_host *host = CONTAINER_OF(timer, struct connection_host, readers_timer);
-    struct loop *loop = host->options.loop;
-    struct list *link;
-
-    while ((link = list_take_first(&host->readers)) != NULL) {
-        read_now(CONTAINER_OF(link, struct connection, reader));
-        if (has_read_enough(host))
-            break;
-    }
-    uint64_t start_ns = list_empty(&host->patient_readers) ? 0 : loop_precise_ns(loop);
-    while ((link = list_take_first(&host->patient_readers)) != NULL) {
-        read_now(CONTAINER_OF(link, struct connection, reader));
-        if (loop_precise_ns(loop) - start_ns >= JOB_SLICE_NS)
-            break;
-    }
-    if (!list_empty(&host->readers) || !list_empty(&host->patient_readers))
-        timer_set(timer, loop_now_ns(loop));
+    if (list_linked(&c->reader))
+        return;
+    list_append(is_patient(c) ? &host->patient_readers : &host->readers, &c->reader);
+    loop_defer(host->options.loop, &host->wait, LOOP_BULK);
 }
 
 static void connection_ready(void *context, unsigned events)
@@ -543,35 +527,80 @@ static void flush(struct connection *c)
     update_wants(c);
 }
 
-/* At least one. Who has to wait comes first in the next turn. */
-static void flush_some(struct loop *loop, struct list *list, uint64_t slice_ns)
+/* `rest` comes first. */
+static void put_back(struct list *list, struct list *rest)
 {
-    struct list now;
-    struct list *link;
-
-    if (list_empty(list))
-        return;
-    uint64_t start_ns = loop_precise_ns(loop);
-    list_init(&now);
-    list_move_all(&now, list);
-    while ((link = list_take_first(&now)) != NULL) {
-        flush(CONTAINER_OF(link, struct connection, touched));
-        if (loop_precise_ns(loop) - start_ns >= slice_ns)
-            break;
-    }
-    list_move_all(&now, list);
-    list_move_all(list, &now);
+    list_move_all(rest, list);
+    list_move_all(list, rest);
 }
 
 static void flush_run(struct task *task)
 {
     struct connection_host *host = CONTAINER_OF(task, struct connection_host, flush);
     struct loop *loop = host->options.loop;
+    uint64_t start_ns = loop_precise_ns(loop);
+    struct list now;
+    struct list *link;
 
-    flush_some(loop, &host->touched, TURN_SLICE_NS);
-    flush_some(loop, &host->patient_touched, JOB_SLICE_NS);
-    if (!list_empty(&host->touched) || !list_empty(&host->patient_touched))
+    list_init(&now);
+    list_move_all(&now, &host->touched);
+    while ((link = list_take_first(&now)) != NULL) {
+        flush(CONTAINER_OF(link, struct connection, touched));
+        if (loop_precise_ns(loop) - start_ns >= TURN_SLICE_NS)
+            break;
+    }
+    put_back(&host->touched, &now);
+    if (!list_empty(&host->touched))
         loop_defer(loop, task, LOOP_FLUSH);
+}
+
+/* At least one; before the patient, who may be many. */
+static void read_waiting(struct connection_host *host)
+{
+    struct loop *loop = host->options.loop;
+    uint64_t start_ns = loop_precise_ns(loop);
+    struct list *link;
+
+    while ((link = list_take_first(&host->readers)) != NULL) {
+        read_now(CONTAINER_OF(link, struct connection, reader));
+        if (loop_precise_ns(loop) - start_ns >= TURN_SLICE_NS)
+            break;
+    }
+}
+
+/* At least one of each; by turns, since who is answered may send the next. */
+static void serve_patient(struct connection_host *host)
+{
+    struct loop *loop = host->options.loop;
+    uint64_t start_ns = loop_precise_ns(loop);
+    struct list now_touched, now_readers;
+    struct list *touched, *reader;
+
+    list_init(&now_touched);
+    list_init(&now_readers);
+    list_move_all(&now_touched, &host->patient_touched);
+    list_move_all(&now_readers, &host->patient_readers);
+    do {
+        touched = list_take_first(&now_touched);
+        if (touched)
+            flush(CONTAINER_OF(touched, struct connection, touched));
+        reader = list_take_first(&now_readers);
+        if (reader)
+            read_now(CONTAINER_OF(reader, struct connection, reader));
+    } while ((touched || reader) && loop_precise_ns(loop) - start_ns < PATIENT_SLICE_NS);
+    put_back(&host->patient_touched, &now_touched);
+    put_back(&host->patient_readers, &now_readers);
+}
+
+static void wait_run(struct task *task)
+{
+    struct connection_host *host = CONTAINER_OF(task, struct connection_host, wait);
+
+    read_waiting(host);
+    serve_patient(host);
+    if (!list_empty(&host->readers) || !list_empty(&host->patient_touched) ||
+        !list_empty(&host->patient_readers))
+        loop_defer(host->options.loop, task, LOOP_BULK);
 }
 
 static void touched(struct wire *wire)
@@ -587,16 +616,16 @@ void connection_host_init(struct connection_host *host)
     list_init(&host->patient_readers);
     list_init(&host->touched);
     list_init(&host->patient_touched);
-    timer_init(&host->readers_timer, host->options.loop, readers_fire);
     task_init(&host->flush, flush_run);
+    task_init(&host->wait, wait_run);
 }
 
 void connection_host_fini(struct connection_host *host)
 {
     ASSERT(list_empty(&host->readers) && list_empty(&host->patient_readers));
     ASSERT(list_empty(&host->touched) && list_empty(&host->patient_touched));
-    timer_stop(&host->readers_timer);
     task_cancel(&host->flush);
+    task_cancel(&host->wait);
     output_cache_fini(&host->chunks);
     free(host->input);
 }

@@ -21,13 +21,14 @@
 
 #include "net/server.h"
 
-#define INPUT_SIZE     65536u           /* of a read */
-#define INPUT_COPY_MAX 4096u            /* a rest up to this is copied, not read on in place */
-#define INPUT_TURN_MAX (2 * INPUT_SIZE) /* one connection's in a turn */
-#define SNIFF_MAX      1024u            /* who cannot tell by then has said no */
-#define SLICES_MAX     64               /* of one write */
-#define LINGER_NS      (5000 * NANOSECONDS_PER_MS)
-#define LINGER_SHUT_NS (1000 * NANOSECONDS_PER_MS) /* of that, for the peer's end after ours */
+#define INPUT_SIZE       65536u           /* of a read */
+#define INPUT_COPY_MAX   4096u            /* a rest up to this is copied, not read on in place */
+#define INPUT_TURN_MAX   (2 * INPUT_SIZE) /* one connection's in a turn */
+#define SNIFF_MAX        1024u            /* who cannot tell by then has said no */
+#define SLICES_MAX       64               /* of one write */
+#define PATIENT_SLICE_NS 25000u           /* of a turn, for all who are patient */
+#define LINGER_NS        (5000 * NANOSECONDS_PER_MS)
+#define LINGER_SHUT_NS   (1000 * NANOSECONDS_PER_MS) /* of that, for the peer's end after ours */
 
 enum connection_state { CONNECTION_SNIFFING, CONNECTION_OPEN, CONNECTION_CLOSING };
 
@@ -42,14 +43,13 @@ struct connection_host {
 
     /* However many connections are ready, a turn reads for TURN_SLICE_NS and writes for as long.
      * Who has to wait is first in the next turn. Those who are *patient* wait behind the others,
-     * and get JOB_SLICE_NS of their own: who has not logged in, who goes on with what was sent
-     * before, who closes. So a thousand requests or logins at once hold nobody up who sends one. */
-    struct list readers; /* by connection.reader */
-    struct list patient_readers;
-    struct timer readers_timer;
-    struct list touched; /* by connection.touched */
-    struct list patient_touched;
-    struct task flush; /* FLUSH */
+     * and get PATIENT_SLICE_NS for both: who has not logged in, who goes on with what was
+     * sent before, who closes. So a thousand requests or logins at once hold nobody up who sends
+     * one. */
+    struct list readers, patient_readers; /* by connection.reader */
+    struct list touched, patient_touched; /* by connection.touched */
+    struct task flush;                    /* FLUSH: of those touched */
+    struct task wait;                     /* BULK: of all others */
     void (*gone)(struct connection_host *host);
 };
 
