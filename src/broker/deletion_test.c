@@ -113,6 +113,55 @@ static void checkpoints_know_it(void **state)
     assert_true(back > 10);
 }
 
+static void declare_with_graves(struct world *w, const char *name)
+{
+    struct actor *a = open_actor(w, 1);
+    uint8_t bytes[100];
+    struct writer arguments = writer_of(bytes, sizeof bytes);
+
+    fields_put_text(&arguments, "x-dead-letter-exchange", slice_text(""));
+    fields_put_text(&arguments, "x-dead-letter-routing-key", slice_text("other"));
+    struct queue_spec spec = {.name = slice_text(name),
+                              .durable = true,
+                              .arguments = slice_of(bytes, writer_size(&arguments))};
+    DO(w, a, broker_declare_queue(a->client, &a->request, &spec));
+}
+
+/* What is rejected after the deletion is buried by nobody: when the deletion is undone, it is back
+ * in its queue. */
+static void the_rejected_come_back(void **state)
+{
+    unsigned back = 0;
+
+    (void)state;
+    for (unsigned seed = 0; seed < 20; seed++) {
+        struct world w;
+        struct lease leases[10];
+        char body[16];
+        world_init(&w, 2, 2, 200 + seed);
+        world_start(&w);
+        declare_with_graves(&w, "deleted");
+        declare(&w, 1, "other", true);
+        struct actor *a = open_actor(&w, 1);
+        publish_some(&w, a, "deleted", 10);
+        for (unsigned i = 0; i < 10; i++)
+            assert_true(get(&w, a, "deleted", &leases[i], body));
+        delete_slowly(&w, "deleted", 1);
+        broker_settle(a->client, leases, 5, OUTCOME_REJECT);
+        broker_settle(a->client, leases + 5, 1, OUTCOME_REJECT);
+        broker_settle(a->client, leases + 6, 4, OUTCOME_ACCEPT);
+        publish_some(&w, a, "other", 1);
+        crash_and_start(&w);
+        assert_int_equal(count(&w, "other"), 1);
+        if (find(&w, 0, "deleted")) {
+            assert_int_equal(count(&w, "deleted"), 6);
+            back++;
+        }
+        stop(&w);
+    }
+    assert_true(back > 5);
+}
+
 /* ---- transactions ---- */
 
 struct trial {
@@ -203,6 +252,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(checkpoints_know_it),
+        cmocka_unit_test(the_rejected_come_back),
         cmocka_unit_test(transactions_at_home),
         cmocka_unit_test(transactions_by_mail),
     };
