@@ -127,6 +127,7 @@ static struct known entry(const struct actor *actor, unsigned queue, bool persis
         .publisher = actor->number,
         .may_be_gone = !named || w->purges[queue] > 0,
         .in_move = named && w->moves[queue] > 0,
+        .moves = queue < QUEUES ? w->moves_ever[queue] : 0,
         .born = w->life,
     };
 }

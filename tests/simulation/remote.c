@@ -416,7 +416,8 @@ static void settlements_durable(struct remote *r, struct remote_channel *ch,
         struct known *k = &w->known[s->id];
         bool is_still = s->moves == w->moves_ever[k->queue] && k->seen == s->seen;
         for (unsigned i = 0; i < first->copies && is_still && k->settled; i++) {
-            if (first[i].shard == k->shard && !first[i].in_move && k->persistent)
+            bool went_there = !first[i].in_move && first[i].moves == w->moves_ever[first[i].queue];
+            if (first[i].shard == k->shard && went_there && k->persistent)
                 k->settle_durable = true;
         }
     }

@@ -81,6 +81,7 @@ struct known {
     uint32_t settled_in; /* a transaction of which no good answer came; 0: none */
     uint8_t shard;       /* where it went, */
     bool in_move;        /* while its queue was perhaps on its way elsewhere */
+    unsigned moves;      /* of its queue, asked for before it was published */
     uint64_t sequence;   /* in its queue, once it was seen */
     uint64_t queue_id;   /* 0: not known yet */
 
