@@ -127,8 +127,8 @@ int change_make(struct worker *worker, const struct writer *event, bool logged,
                     result == E_FULL
                         ? "the disk is full: nothing durable can be declared or deleted"
                         : "storage has failed: nothing durable can be declared or deleted");
-    bool quiet =
-        worker->catalog_settled.done == worker->catalog.events && !logged && worker->count == 1;
+    bool quiet = worker->catalog_settled.done == worker->catalog.events &&
+                 changes->ring.count == 0 && !logged && worker->count == 1;
     result = catalog_apply(&worker->catalog, bytes);
     ASSERT(result == 0);
     if (logged)
@@ -139,7 +139,8 @@ int change_make(struct worker *worker, const struct writer *event, bool logged,
     return 0;
 }
 
-/* A deletion cannot be refused for want of room: then the object is back after a restart. */
+/* A deletion cannot be refused for want of room: then the object is back after a restart. Where the
+ * log has failed it is never settled, so that a queue is back with all that was done to it. */
 static void make_drop(struct worker *worker, enum catalog_event kind, uint64_t id, bool logged)
 {
     uint8_t bytes[16];
@@ -153,6 +154,8 @@ static void make_drop(struct worker *worker, enum catalog_event kind, uint64_t i
               "the deletion of object %" PRIu64 " could not be logged: it will be back after a "
               "restart",
               id);
+    if (log_is_failed(catalog_log(worker)))
+        pending_add(worker->changes, worker->catalog.events + 1, UINT64_MAX);
     int result = change_make(worker, &w, false, &failure);
     ASSERT(result == 0);
 }
