@@ -475,13 +475,15 @@ static void check_place(struct mortals *m, uint64_t id, const struct fate_sight 
 }
 
 /* A consumer gets what nobody has seen yet in the order of the queue. Dead letters are put in by
- * transactions, whose messages stand in their place and wait. */
+ * transactions, whose messages stand in their place and wait; and so does what a transaction was to
+ * settle, until its end is known, after a crash too. */
 static void check_order(struct mourner *mourner, const struct fate *f,
                         const struct fate_sight *sight)
 {
     struct mortals *m = mourner->world->mortals;
 
-    if (!sight->to_consumer || sight->step > 0 || f->in_transaction || (f->seen_now & 1))
+    if (!sight->to_consumer || sight->step > 0 || f->in_transaction || f->in_doubt ||
+        (f->seen_now & 1))
         return;
     CHECK(m->world,
           sight->sequence > mourner->consumer_last || m->has_moved || may_fail(m->world) ||
@@ -508,6 +510,7 @@ uint64_t fate_seen(struct mourner *mourner, struct fate_sight *sight)
     check_age(m, id, sight, wall_ms(mourner));
     check_place(m, id, sight);
     check_order(mourner, f, sight);
+    f->in_doubt = false;
     f->step = sight->step;
     f->seen_now |= UINT64_C(1) << sight->step;
     if (!(w->failed_shards & 1u << sight->shard))
@@ -553,6 +556,7 @@ void fate_may_settle(struct mourner *mourner, uint64_t id, uint32_t step, enum o
     struct fate *f = fate_now(mourner->world, id);
 
     f->leased = false;
+    f->in_doubt = true;
     note_outcome(f, step, outcome);
 }
 

@@ -42,6 +42,7 @@ struct fate {
     bool may_be_gone; /* it was accepted, or perhaps */
     bool leased, present_at_end;
     bool accepted, accepted_durable; /* accepted: not undone by a crash since */
+    bool in_doubt;                   /* not seen since a transaction was to settle it */
     uint8_t queue;                   /* to which it was published */
     uint8_t home;                    /* the shard to which it was published */
     uint8_t worker, shard;           /* where it was accepted last */
