@@ -208,7 +208,23 @@ static void publish_dead_letter(struct burial *burial, struct message *message)
         burial_completed(burial->worker, &burial->request);
 }
 
-/* What is corrupt stays where it is, out of reach, as in a queue. */
+/* What is corrupt stays where it is, out of reach; but a move has read it, or will. */
+static void set_aside(struct burial *burial)
+{
+    struct catalog_queue *queue = burial->queue;
+
+    if (!queue->hosted || queue->move) {
+        settle_alone(burial, OUTCOME_RETURN_UNSEEN);
+        return;
+    }
+    log_error(burial->worker->logger, "queue",
+              "message %" PRIu64 " of queue '%s' in vhost '%s', which has died, cannot be read "
+              "back: set aside",
+              burial->dead.sequence, queue->name, queue->vhost->name);
+    queue->hosted->queue.set_aside++;
+    burial_end(burial);
+}
+
 static void read_done(struct log_read *read)
 {
     struct burial *burial = CONTAINER_OF(read, struct reading, read)->burial;
@@ -216,13 +232,7 @@ static void read_done(struct log_read *read)
     if (read->messages[0]) {
         publish_dead_letter(burial, read->messages[0]);
     } else if (read->results[0] == E_CORRUPT) {
-        log_error(burial->worker->logger, "queue",
-                  "message %" PRIu64 " of queue '%s' in vhost '%s', which has died, cannot be read "
-                  "back: set aside",
-                  burial->dead.sequence, burial->queue->name, burial->queue->vhost->name);
-        if (burial->queue->hosted)
-            burial->queue->hosted->queue.host->quarantined++;
-        burial_end(burial);
+        set_aside(burial);
     } else {
         pause_burying(burial->queue, error_name(read->results[0]));
         settle_alone(burial, OUTCOME_RETURN_UNSEEN);

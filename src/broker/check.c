@@ -138,8 +138,7 @@ static void check_queue_quiet(const struct catalog_queue *queue)
         ASSERT(hosted->queue.references == 1);
     /* nor can the dead be buried, where storage has failed, or they cannot be read */
     if (map_count(&hosted->shard->ledger.parts) == 0)
-        ASSERT(hosted->queue.leased <=
-               queue_dead_count(&hosted->queue) + hosted->queue.host->quarantined);
+        ASSERT(hosted->queue.leased <= queue_dead_count(&hosted->queue) + hosted->queue.set_aside);
     ASSERT(hosted->queue.consumers == 0 && !hosted->queue.getters_wait);
     ASSERT(list_empty(&hosted->subscriptions));
     ASSERT(!hosted->exclusive_consumer);

@@ -289,7 +289,7 @@ struct letter_move {
 
 struct letter_move_begin {
     struct letter_move move;
-    uint64_t next, fresh, mark; /* struct queue_standing */
+    uint64_t next, fresh, mark, set_aside; /* struct queue_standing */
     uint32_t returning;
     bool returning_exclusive;
 };

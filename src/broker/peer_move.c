@@ -21,6 +21,7 @@ void peer_tell_begin(struct worker *worker, unsigned to, const struct move_begin
         .next = begin->standing.next,
         .fresh = begin->standing.fresh,
         .mark = begin->standing.mark,
+        .set_aside = begin->standing.set_aside,
         .returning = begin->returning,
         .returning_exclusive = begin->returning_exclusive,
     };
@@ -100,7 +101,7 @@ static void begin(struct peer *peer, struct slice bytes)
     struct move_begin begin = {
         .queue = letter->move.queue,
         .number = letter->move.number,
-        .standing = {letter->next, letter->fresh, letter->mark},
+        .standing = {letter->next, letter->fresh, letter->mark, letter->set_aside},
         .returning = letter->returning,
         .returning_exclusive = letter->returning_exclusive,
     };

@@ -147,6 +147,7 @@ struct queue {
     uint64_t returned_ready;
     uint64_t ready, leased;
     uint64_t ready_bytes, leased_bytes; /* of bodies */
+    uint64_t set_aside; /* of the leased: the owner's dead that it cannot read, until the restart */
 
     uint64_t mark_logged, mark_durable, mark_block;
     struct list loads; /* being read from the log */
@@ -375,7 +376,7 @@ void queue_walk_fini(struct queue_walk *walk);
 
 /* What a queue has besides its messages. */
 struct queue_standing {
-    uint64_t next, fresh, mark; /* see struct queue */
+    uint64_t next, fresh, mark, set_aside; /* see struct queue */
 };
 struct queue_standing queue_standing(const struct queue *queue);
 

@@ -116,6 +116,7 @@ void queue_arrive_begin(struct queue *queue, const struct queue_standing *standi
     queue->next = standing->next;
     queue->fresh = standing->fresh;
     queue->mark_logged = queue->mark_durable = standing->mark;
+    queue->set_aside = standing->set_aside;
 }
 
 struct queue_standing queue_standing(const struct queue *queue)
@@ -123,7 +124,7 @@ struct queue_standing queue_standing(const struct queue *queue)
     /* a log that has failed does not keep the mark */
     uint64_t mark = queue->mark_logged > queue->fresh ? queue->mark_logged : queue->fresh;
 
-    return (struct queue_standing){queue->next, queue->fresh, mark};
+    return (struct queue_standing){queue->next, queue->fresh, mark, queue->set_aside};
 }
 
 static void arrive_leased(struct queue *queue, struct queue_page *page, uint64_t sequence)
