@@ -28,6 +28,11 @@ const struct catalog *worker_catalog(const struct worker *worker)
     return &worker->catalog;
 }
 
+bool worker_is_burying(const struct worker *worker)
+{
+    return !burials_are_over(worker);
+}
+
 /* ---- nothing is on its way ---- */
 
 static void check_line_quiet(const struct line *line)

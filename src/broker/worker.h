@@ -92,6 +92,10 @@ const struct catalog *worker_catalog(const struct worker *worker);
 /* Walks everything and asserts the invariants. */
 void worker_check(const struct worker *worker);
 
+/* Whether dead letters are on their way. What storage refuses is tried again each second: a worker
+ * that is just at it is not at rest. */
+bool worker_is_burying(const struct worker *worker);
+
 /* Asserts that nothing is on its way: requests are answered, publishes confirmed, their credit is
  * back, and whoever can get a message and takes it has it. For when all mail has been read, the
  * disks have answered and consumers have been resumed. */

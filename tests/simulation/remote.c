@@ -707,6 +707,11 @@ static void lift_limit(struct remote *r, struct remote_channel *ch)
         ch->prefetch_global = 0;
 }
 
+bool remote_is_getting(const struct remote *r)
+{
+    return r->state == REMOTE_OPEN && loop_now_ns(r->world->outside) - r->delivered_ns < QUIET_NS;
+}
+
 void remote_rest(struct remote *r, unsigned turn)
 {
     if (r->state == REMOTE_AWAY)
@@ -715,7 +720,7 @@ void remote_rest(struct remote *r, unsigned turn)
     for (unsigned i = 0; turn == 2 && r->state == REMOTE_OPEN && i < REMOTE_CHANNELS; i++)
         lift_limit(r, &r->channels[i]);
     if (turn != 15 || r->state != REMOTE_OPEN || r->cable.is_mute || r->expected.name ||
-        loop_now_ns(r->world->outside) - r->delivered_ns < QUIET_NS)
+        remote_is_getting(r))
         return; /* or it is still getting what there is */
     for (unsigned i = 0; i < REMOTE_CHANNELS; i++) {
         for (unsigned c = 0; c < REMOTE_CONSUMERS && channel_is_calm(&r->channels[i]); c++)

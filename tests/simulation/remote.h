@@ -208,6 +208,9 @@ void remote_cut(struct remote *r, bool reset);
 /* Of one that agreed on heartbeats. */
 bool remote_is_silent(const struct remote *r);
 
+/* Something has come to it just now, so that more of it may be on its way. */
+bool remote_is_getting(const struct remote *r);
+
 /* While the world rests, so many times; then, whether all that it has asked is answered. */
 void remote_rest(struct remote *r, unsigned turn);
 void remote_check_rest(const struct remote *r);

@@ -351,17 +351,44 @@ static void disks_hurry(struct world *w)
         simulated_disk_faults(w->disks[i])->latency_max_ns = NANOSECONDS_PER_MS;
 }
 
-/* Everybody waits: all that was asked comes to an end, and who can get something has it. */
-static void check_rest(struct world *w)
-{
-    unsigned turns = 30;
+#define BURIED_FOR_MS   60u /* longer than a thread stands still */
+#define BURIED_AFTER_MS 5000u
 
-    for (unsigned i = 0; i < w->remote_count; i++)
+/* Where storage has failed, dead letters are tried again each second: not while somebody is at it.
+ * Who never ends is found by what is checked next. */
+static void await_burials(struct world *w)
+{
+    unsigned calm = 0;
+
+    for (unsigned i = 0; i < BURIED_AFTER_MS && calm < BURIED_FOR_MS; i++) {
+        world_run(w, NANOSECONDS_PER_MS);
+        calm++;
+        for (unsigned n = 0; n < w->workers; n++)
+            calm = worker_is_burying(w->members[n].worker) ? 0 : calm;
+    }
+}
+
+static bool remotes_are_getting(const struct world *w)
+{
+    for (unsigned i = 0; i < w->remote_count; i++) {
+        if (remote_is_getting(w->remotes[i]))
+            return true;
+    }
+    return false;
+}
+
+#define REST_TURNS_MAX 1000u
+
+/* Everybody waits, and longer where much has to go through a narrow stream: what a remote gets it
+ * may reply to, and the confirm stands behind what is still to come. */
+static void rest(struct world *w)
+{
+    unsigned turns = 30, i;
+
+    for (i = 0; i < w->remote_count; i++)
         turns = remote_is_silent(w->remotes[i]) ? 40 : turns; /* until that is noticed */
-    disks_hurry(w);
-    trace(w, "rest");
     w->resting = true;
-    for (unsigned i = 0; i < turns; i++) {
+    for (i = 0; i < turns || (i < REST_TURNS_MAX && remotes_are_getting(w)); i++) {
         for (unsigned a = 0; a < ACTORS; a++)
             actor_rest(&w->actors[a]);
         mortals_rest(w);
@@ -370,6 +397,16 @@ static void check_rest(struct world *w)
         world_run(w, 100 * NANOSECONDS_PER_MS);
     }
     w->resting = false;
+    CHECK(w, i < REST_TURNS_MAX, "a remote is given messages, and there is no end of it");
+    await_burials(w);
+}
+
+/* All that was asked has come to an end, and who can get something has it. */
+static void check_rest(struct world *w)
+{
+    disks_hurry(w);
+    trace(w, "rest");
+    rest(w);
     for (unsigned i = 0; i < ACTORS; i++)
         actor_check_rest(&w->actors[i]);
     for (unsigned i = 0; i < w->remote_count; i++)
@@ -390,6 +427,7 @@ static void check_quiet(struct world *w)
 
     disks_hurry(w);
     world_run(w, 2000 * NANOSECONDS_PER_MS);
+    await_burials(w);
     for (unsigned i = 0; i < w->workers; i++) {
         struct worker_statistics statistics;
         worker_statistics(w->members[i].worker, &statistics);
