@@ -56,17 +56,24 @@ def test_the_first_gets_all_until_it_leaves(connect, channel, one_queue):
     wait_for(lambda: fourth.has(13))
 
 
-def test_what_the_one_had_not_acknowledged_goes_to_the_next(connect, channel, one_queue):
-    """In which order is another matter: it leaves before what it had is back."""
-    silent = connect().channel()
-    silent.basic_qos(prefetch_count=1)
-    silent.basic_consume(one_queue, lambda *_: None)
-    publish(channel, one_queue, 1, 2)
+@pytest.mark.parametrize("leave", ["channel", "connection"])
+def test_what_the_one_had_not_acknowledged_goes_to_the_next_first(raw, connect, channel, one_queue,
+                                                                  leave):
+    """Unless it is cancelled, as pika does when it closes: then it leaves before it gives back."""
+    silent = raw()
+    silent.open()
+    silent.call(1, "basic.qos", prefetch_count=10)
+    silent.call(1, "basic.consume", queue=one_queue, consumer_tag="silent")
+    publish(channel, one_queue, *range(20))
     next_one = Reader(connect(), one_queue)
-    wait_for(lambda: channel.queue_declare(one_queue, passive=True).method.message_count == 1)
+    for _ in range(10):
+        silent.next("basic.deliver")
     assert next_one.has()
-    silent.connection.close()
-    wait_for(lambda: next_one.has(1, 2) or next_one.has(2, 1))
+    if leave == "channel":
+        silent.call(1, "channel.close", code=200, text="bye")
+    else:
+        silent.close_socket()
+    wait_for(lambda: next_one.has(*range(20)))
 
 
 def test_credit_of_those_in_line_moves_nobody_forward(connect, channel, one_queue):

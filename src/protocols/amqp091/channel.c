@@ -528,8 +528,6 @@ bool channel_release_step(struct channel *channel)
         publisher_close(channel->publisher);
         channel->publisher = NULL;
     }
-    if (is_alone && !end_subscriptions(channel))
-        return false; /* else they end with the client, and take nothing until then */
     if (!transaction_abandon_step(channel))
         return false;
     if (channel->unacked.count > 0) {
@@ -539,6 +537,10 @@ bool channel_release_step(struct channel *channel)
             return false;
     }
     channel->job.is_running = false;
+    /* They have taken nothing since the channel was open; whoever comes after them, where one alone
+     * consumes, has before it what they gave back. The connection's end with the client. */
+    if (is_alone && !end_subscriptions(channel))
+        return false;
     if (channel->reply_queue[0] && is_alone) {
         channel_await(channel,
                       broker_delete_queue(session->client, &channel->request,

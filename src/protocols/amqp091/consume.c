@@ -385,7 +385,8 @@ void consume_forget(struct subscription *s, uint64_t settled)
 {
     ASSERT(s->outstanding >= settled);
     s->outstanding -= settled;
-    if (s->consumer && s->has_prefetch && !s->channel->session->is_releasing)
+    if (s->consumer && s->has_prefetch && s->channel->state == CHANNEL_OPEN &&
+        !s->channel->session->is_releasing)
         broker_credit(s->consumer, (uint32_t)settled, 0);
     free_when_done(s);
 }
