@@ -41,6 +41,14 @@ def consume(channel, queue):
                   struct.pack(">I", 0))
 
 
+def prefetch(channel, count):
+    return method(channel, 60, 10, struct.pack(">IHB", 0, count, 0))
+
+
+def ack_up_to(channel, tag):
+    return method(channel, 60, 80, struct.pack(">QB", tag, 1))
+
+
 class Frames:
     """What has come, cut into frames."""
 
@@ -81,6 +89,44 @@ class Connection:
                 count -= found == wanted
                 if found in ((10, 50), (20, 40)):
                     raise RuntimeError("the broker has closed: %r" % bytes(received[-200:]))
+
+    def skip_method(self):
+        """One frame, and nothing behind it."""
+        head = self.receive(7)
+        self.receive(struct.unpack_from(">I", head, 3)[0] + 1)
+
+    def receive(self, size):
+        received = b""
+        while len(received) < size:
+            received += self.socket.recv(size - len(received))
+        return received
+
+    def take(self, count, every):
+        """So many deliveries, all of the same size, acknowledged by `every` at once."""
+        received = bytearray()
+        while len(received) < 3 or self.size_of_delivery(received) is None:
+            received += self.socket.recv(1 << 20)
+        size = self.size_of_delivery(received)
+        bytes_so_far, acknowledged = len(received), 0
+        while acknowledged < count:
+            taken = bytes_so_far // size
+            due = taken if taken >= count else taken - taken % every
+            if due > acknowledged:
+                self.socket.sendall(ack_up_to(1, due))
+                acknowledged = due
+            if acknowledged < count:
+                bytes_so_far += len(self.socket.recv(1 << 20))
+        assert bytes_so_far == count * size, "deliveries of several sizes"
+
+    @staticmethod
+    def size_of_delivery(received):
+        """Of the method, the header and the body that stand at the beginning; None: not all there."""
+        at = 0
+        for _ in range(3):
+            if len(received) < at + 7:
+                return None
+            at += struct.unpack_from(">I", received, at + 3)[0] + 8
+        return at if len(received) >= at else None
 
     def close(self):
         self.socket.close()
