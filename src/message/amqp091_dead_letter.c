@@ -53,6 +53,42 @@ bool amqp091_goes_in_circle(const struct message *message, struct slice queue)
     return false;
 }
 
+/* Where it had been published before this death, and with which key. */
+static void take_address(struct slice entry, struct origin *origin)
+{
+    struct field keys, first;
+
+    if (!fields_find(entry, slice_text("routing-keys"), &keys) || keys.type != 'A')
+        return;
+    struct reader reader = reader_of(keys.value.bytes);
+    if (!fields_next_value(&reader, &first) || first.type != 'S')
+        return;
+    origin->key = first.value.bytes;
+    (void)fields_text(entry, "exchange", &origin->exchange);
+}
+
+bool amqp091_origin(const struct message *message, struct origin *origin)
+{
+    struct slice headers, name;
+    struct field death;
+
+    if (!(message->flags & MESSAGE_DEAD_LETTER) ||
+        !amqp091_properties_headers(message_properties(message), &headers) ||
+        !fields_text(headers, "x-first-death-queue", &origin->queue) ||
+        !fields_text(headers, "x-first-death-exchange", &origin->exchange) ||
+        !fields_text(headers, "x-last-death-reason", &origin->reason))
+        return false;
+    origin->key = message_key(message);
+    /* the oldest death in that queue stands last */
+    struct reader reader = reader_of(deaths_of(message, headers));
+    while (next_death(&reader, &death)) {
+        if (fields_text(death.value.bytes, "queue", &name) && slice_equal(name, origin->queue))
+            take_address(death.value.bytes, origin);
+    }
+    return origin->queue.size <= MESSAGE_ADDRESS_MAX &&
+           origin->exchange.size <= MESSAGE_ADDRESS_MAX && origin->key.size <= MESSAGE_ADDRESS_MAX;
+}
+
 /* ---- writing it ---- */
 
 struct rewriting {

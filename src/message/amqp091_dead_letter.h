@@ -1,6 +1,6 @@
 /*
  * The history that a dead letter in AMQP 0-9-1's format carries in its headers, as RabbitMQ 4
- * writes it. message.h has the contract of the two functions, which are part of the format's table.
+ * writes it. message.h has the contract of the functions, which are part of the format's table.
  *
  *   header                                        type  value
  *   x-death                                       A     tables, the newest death first, one for
@@ -40,5 +40,6 @@
 struct message *amqp091_dead_letter(struct account *account, const struct message *message,
                                     const struct death *death) MUST_CHECK;
 bool amqp091_goes_in_circle(const struct message *message, struct slice queue);
+bool amqp091_origin(const struct message *message, struct origin *origin);
 
 #endif

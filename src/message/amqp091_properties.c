@@ -2,6 +2,8 @@
 
 #include "base/assert.h"
 
+#include <stddef.h>
+
 #define FLAGS_UNKNOWN                                                                              \
     3u /* bit 1 has no property; bit 0 announces further flags, which none have                    \
         */
@@ -127,4 +129,89 @@ bool amqp091_properties_headers(struct slice bytes, struct slice *headers)
         read_short_text(&r);
     *headers = read_bytes(&r, read_be32(&r));
     return !r.failed;
+}
+
+/* ---- by name ---- */
+
+enum kind { KIND_TEXT, KIND_OCTET, KIND_TIME };
+
+static const struct property {
+    const char *name;
+    uint16_t flag;
+    uint8_t kind;
+    size_t place; /* in the struct */
+} all[] = {
+    {"content_type", AMQP091_CONTENT_TYPE, KIND_TEXT,
+     offsetof(struct amqp091_properties, content_type)},
+    {"content_encoding", AMQP091_CONTENT_ENCODING, KIND_TEXT,
+     offsetof(struct amqp091_properties, content_encoding)},
+    {"delivery_mode", AMQP091_DELIVERY_MODE, KIND_OCTET,
+     offsetof(struct amqp091_properties, delivery_mode)},
+    {"priority", AMQP091_PRIORITY, KIND_OCTET, offsetof(struct amqp091_properties, priority)},
+    {"correlation_id", AMQP091_CORRELATION_ID, KIND_TEXT,
+     offsetof(struct amqp091_properties, correlation_id)},
+    {"reply_to", AMQP091_REPLY_TO, KIND_TEXT, offsetof(struct amqp091_properties, reply_to)},
+    {"expiration", AMQP091_EXPIRATION, KIND_TEXT, offsetof(struct amqp091_properties, expiration)},
+    {"message_id", AMQP091_MESSAGE_ID, KIND_TEXT, offsetof(struct amqp091_properties, message_id)},
+    {"timestamp", AMQP091_TIMESTAMP, KIND_TIME, offsetof(struct amqp091_properties, timestamp)},
+    {"type", AMQP091_TYPE, KIND_TEXT, offsetof(struct amqp091_properties, type)},
+    {"user_id", AMQP091_USER_ID, KIND_TEXT, offsetof(struct amqp091_properties, user_id)},
+    {"app_id", AMQP091_APP_ID, KIND_TEXT, offsetof(struct amqp091_properties, app_id)},
+    {"cluster_id", AMQP091_CLUSTER_ID, KIND_TEXT, offsetof(struct amqp091_properties, cluster_id)},
+};
+
+bool amqp091_properties_next(const struct amqp091_properties *p, unsigned *at, struct field *field)
+{
+    while (*at < sizeof all / sizeof all[0] && !(p->flags & all[*at].flag))
+        ++*at;
+    if (*at == sizeof all / sizeof all[0])
+        return false;
+    const struct property *property = &all[(*at)++];
+    const uint8_t *place = (const uint8_t *)p + property->place;
+    *field = (struct field){.name = slice_text(property->name)};
+    if (property->kind == KIND_TEXT) {
+        field->type = 'S';
+        memcpy(&field->value.bytes, place, sizeof field->value.bytes);
+    } else if (property->kind == KIND_OCTET) {
+        field->type = 'l';
+        field->value.integer = *place;
+    } else {
+        field->type = 'T';
+        memcpy(&field->value.integer, place, sizeof field->value.integer);
+    }
+    return true;
+}
+
+static const struct property *find_property(struct slice name)
+{
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        if (slice_is(name, all[i].name))
+            return &all[i];
+    }
+    return NULL;
+}
+
+int amqp091_properties_set(struct amqp091_properties *p, const struct field *field)
+{
+    const struct property *property = find_property(field->name);
+    int64_t number = field->value.integer;
+
+    if (!property)
+        return E_NOT_FOUND;
+    uint8_t *place = (uint8_t *)p + property->place;
+    if (property->kind == KIND_TEXT) {
+        if (field->type != 'S' || field->value.bytes.size > 255)
+            return E_INVALID;
+        memcpy(place, &field->value.bytes, sizeof field->value.bytes);
+    } else if (property->kind == KIND_OCTET) {
+        if (!field_is_integer(field) || number < 0 || number > 255)
+            return E_INVALID;
+        *place = (uint8_t)number;
+    } else {
+        if ((!field_is_integer(field) && field->type != 'T') || number < 0)
+            return E_INVALID;
+        memcpy(place, &number, sizeof number);
+    }
+    p->flags |= property->flag;
+    return 0;
 }

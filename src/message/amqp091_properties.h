@@ -43,6 +43,16 @@ int amqp091_properties_parse(struct slice bytes, struct amqp091_properties *prop
 size_t amqp091_properties_size(const struct amqp091_properties *properties);
 void amqp091_properties_write(struct writer *writer, const struct amqp091_properties *properties);
 
+/* The properties that are there, but the headers, one after the other: texts (type S), integers
+ * (type l) and the timestamp (T) by name; start with *at 0. False: that was all. */
+bool amqp091_properties_next(const struct amqp091_properties *properties, unsigned *at,
+                             struct field *field);
+
+/* The reverse, from a field of that name: E_NOT_FOUND: there is no such property; E_INVALID: it is
+ * of another type, or longer than 255 bytes. Texts are borrowed. */
+int amqp091_properties_set(struct amqp091_properties *properties,
+                           const struct field *field) MUST_CHECK;
+
 /* Only the headers' table out of the raw bytes; false where there is none. Cheap: skips what stands
  * before. */
 bool amqp091_properties_headers(struct slice bytes, struct slice *headers);

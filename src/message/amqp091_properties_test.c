@@ -126,9 +126,61 @@ static void test_broken_bytes(void **state)
     assert_int_equal(amqp091_properties_parse(slice_of(memory, size), &p), E_INVALID);
 }
 
+/* What next() tells, set() makes again. */
+static void test_by_name(void **state)
+{
+    uint8_t first[512], second[512];
+    struct amqp091_properties p = {
+        .flags = AMQP091_CONTENT_TYPE | AMQP091_DELIVERY_MODE | AMQP091_TIMESTAMP |
+                 AMQP091_MESSAGE_ID | AMQP091_CLUSTER_ID,
+        .content_type = slice_text("text/plain"),
+        .delivery_mode = 2,
+        .timestamp = 1700000000,
+        .message_id = slice_text("m"),
+        .cluster_id = slice_text(""),
+    };
+    struct amqp091_properties again = {0};
+    struct field field;
+    unsigned at = 0, count = 0;
+
+    (void)state;
+    while (amqp091_properties_next(&p, &at, &field)) {
+        assert_int_equal(amqp091_properties_set(&again, &field), 0);
+        count++;
+    }
+    assert_int_equal(count, 5);
+    struct writer a = writer_of(first, sizeof first), b = writer_of(second, sizeof second);
+    amqp091_properties_write(&a, &p);
+    amqp091_properties_write(&b, &again);
+    assert_true(slice_equal(slice_of(first, writer_size(&a)), slice_of(second, writer_size(&b))));
+}
+
+static void test_set_refuses(void **state)
+{
+    static const uint8_t long_text[256];
+    struct amqp091_properties p = {0};
+    struct field fields[] = {
+        {slice_text("none"), 'S', {.bytes = slice_text("")}},
+        {slice_text("message_id"), 'l', {.integer = 1}},
+        {slice_text("message_id"), 'S', {.bytes = slice_of(long_text, sizeof long_text)}},
+        {slice_text("priority"), 'l', {.integer = 256}},
+        {slice_text("priority"), 'l', {.integer = -1}},
+        {slice_text("priority"), 'S', {.bytes = slice_text("1")}},
+        {slice_text("timestamp"), 'l', {.integer = -1}},
+        {slice_text("timestamp"), 'S', {.bytes = slice_text("1")}},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++)
+        assert_int_equal(amqp091_properties_set(&p, &fields[i]), i == 0 ? E_NOT_FOUND : E_INVALID);
+    assert_int_equal(p.flags, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_by_name),
+        cmocka_unit_test(test_set_refuses),
         cmocka_unit_test(test_every_set_comes_back),
         cmocka_unit_test(test_bytes_of_the_wire),
         cmocka_unit_test(test_broken_bytes),

@@ -213,6 +213,14 @@ static bool amqp091_header(const struct message *m, struct slice name, struct fi
     return fields_find(amqp091_headers(m), name, field);
 }
 
+static bool amqp091_next_property(const struct message *m, unsigned *at, struct field *field)
+{
+    struct amqp091_properties properties;
+
+    return amqp091_properties_parse(message_properties(m), &properties) == 0 &&
+           amqp091_properties_next(&properties, at, field);
+}
+
 static size_t amqp091_more_keys(const struct message *m, struct slice *keys, size_t most)
 {
     struct field copies, key;
@@ -231,8 +239,9 @@ static size_t amqp091_more_keys(const struct message *m, struct slice *keys, siz
 }
 
 static const struct message_format_functions formats[FORMATS] = {
-    [FORMAT_AMQP091] = {"amqp091", amqp091_header, amqp091_headers, amqp091_more_keys,
-                        amqp091_dead_letter, amqp091_goes_in_circle},
+    [FORMAT_AMQP091] = {"amqp091", amqp091_header, amqp091_headers, amqp091_next_property,
+                        amqp091_more_keys, amqp091_dead_letter, amqp091_goes_in_circle,
+                        amqp091_origin},
 };
 
 const struct message_format_functions *message_format(const struct message *m)

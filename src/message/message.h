@@ -201,12 +201,22 @@ struct death {
     struct slice key;      /* with which key; data NULL: with the one it has */
 };
 
+/* Where a dead letter comes from, and why; slices are borrowed from the message. */
+struct origin {
+    struct slice queue;         /* in which it died first, */
+    struct slice exchange, key; /* and where it had been published before it came there */
+    struct slice reason;        /* of its newest death */
+};
+
 struct message_format_functions {
     const char *name;
     /* The header of that name, in the words of fields.h; false where there is none. */
     bool (*header)(const struct message *message, struct slice name, struct field *field);
     /* All headers as a table (fields.h), borrowed from the message; empty where there are none. */
     struct slice (*headers)(const struct message *message);
+    /* What it says of itself besides headers, one after the other, by the names of AMQP 0-9-1
+     * ("message_id", "content_type", ...), borrowed; start with *at 0. False: that was all. */
+    bool (*next_property)(const struct message *message, unsigned *at, struct field *field);
     /* Keys by which it is routed besides its own, as its headers say (carbon copies), borrowed; how
      * many there are, of which at most `most` are written. */
     size_t (*more_keys)(const struct message *message, struct slice *keys, size_t most);
@@ -221,6 +231,9 @@ struct message_format_functions {
      * it meanwhile? That is: it died there before, and no death since then, that one and the newest
      * included, was by rejection. False for a message that never died. */
     bool (*goes_in_circle)(const struct message *message, struct slice queue);
+    /* Of a dead letter, as the broker has written its history: what is older than the history goes
+     * back has the key that the message has now. False: it never died. */
+    bool (*origin)(const struct message *message, struct origin *origin);
 };
 
 const struct message_format_functions *message_format(const struct message *message);

@@ -339,25 +339,26 @@ void queue_recover_returned(struct queue *queue, uint64_t first, uint64_t last, 
 void queue_recover_delivered(struct queue *queue, uint64_t sequence);
 uint64_t queue_recover_end(struct queue *queue);
 
-/* ---- moving to another shard ----
- *
- * Nothing is pushed or given out meanwhile; what is leased may be settled and returned at any time,
- * here, and there once it has been told. */
+/* ---- looking at messages: nothing is given out, marked or kept in memory ---- */
 
-/* A live message on its way. */
+#define QUEUE_WALK_BYTES (1u << 20) /* of bodies are read back at a time, and one message */
+
+/* A live message, as a walk tells it. */
 struct queue_traveller {
     struct message *message;
     uint64_t sequence;
-    bool is_logged; /* it stands in the log of where it comes from */
+    bool is_logged; /* it stands in the queue's log */
     bool is_leased, is_returned;
     uint32_t count; /* returns that counted */
 };
 
-/* Tells all live messages in the order of their sequence. Zeroed, with queue and ready set; stays
- * where it is while it is reading. */
+/* Tells live messages in the order of their sequence, each as it is when it is told; they may come
+ * and go meanwhile. Zeroed, with queue and ready set, and `at`, when not from the first on; stays
+ * where it is, and keeps a reference on the queue, while it is reading. */
 struct queue_walk {
     struct queue *queue;
     uint64_t at; /* all below have been told */
+    bool skips_ready, skips_leased;
     bool is_reading;
     void (*ready)(struct queue_walk *walk); /* it can go on, or be given up */
 
@@ -368,11 +369,17 @@ struct queue_walk {
 };
 
 /* 1: the next, with a reference on its message for the caller; 0: that was all; E_AGAIN: it is
- * being read back, and ready() follows; else why it cannot be read. */
+ * being read back, and ready() follows; else why the message of that sequence cannot be read: the
+ * walk stays there. */
 int queue_walk_next(struct queue_walk *walk, struct queue_traveller *traveller) MUST_CHECK;
 
 /* It must not be reading. */
 void queue_walk_fini(struct queue_walk *walk);
+
+/* ---- moving to another shard ----
+ *
+ * Nothing is pushed or given out meanwhile; what is leased may be settled and returned at any time,
+ * here, and there once it has been told. */
 
 /* What a queue has besides its messages. */
 struct queue_standing {

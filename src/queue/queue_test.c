@@ -140,6 +140,9 @@ struct model {
     uint32_t credit[3];
     bool room;
     bool durable;
+    bool looks; /* the walk is under way */
+    struct queue_walk walk;
+    uint64_t looked;
 };
 
 static uint64_t lowest_ready(const struct model *m)
@@ -281,13 +284,80 @@ static void purge(struct model *m)
     m->ready = 0;
 }
 
+/* ---- looking at it: from anywhere, over any number of turns ---- */
+
+static void walk_ready(struct queue_walk *walk)
+{
+    (void)walk;
+}
+
+static void look_begin(struct model *m)
+{
+    uint64_t kind = loop_random(m->loop) % 3;
+
+    m->walk = (struct queue_walk){
+        .queue = &m->queue,
+        .at = loop_random(m->loop) % 2 ? loop_random(m->loop) % (m->pushed + 2) : 0,
+        .skips_ready = kind == 1,
+        .skips_leased = kind == 2,
+        .ready = walk_ready,
+    };
+    m->looks = true;
+}
+
+static void look_end(struct model *m)
+{
+    while (m->walk.is_reading)
+        simulated_run_for(m->loop, 10000);
+    queue_walk_fini(&m->walk);
+    m->looks = false;
+}
+
+/* None is passed over, and each is told as it is now. */
+static void look(struct model *m)
+{
+    struct queue_walk *walk = &m->walk;
+    struct queue_traveller seen;
+    uint64_t hot = m->account.used;
+    int result = 1;
+
+    if (!m->looks)
+        look_begin(m);
+    for (uint64_t n = loop_random(m->loop) % 100; n > 0 && result == 1; n--) {
+        uint64_t from = walk->at;
+        result = queue_walk_next(walk, &seen);
+        uint64_t end = result == 1 ? seen.sequence : result == 0 ? m->pushed + 1 : from;
+        for (uint64_t s = from; s < end; s++)
+            assert_false((m->state[s] == READY && !walk->skips_ready) ||
+                         (m->state[s] == LEASED && !walk->skips_leased));
+        if (result != 1)
+            continue;
+        assert_int_equal(m->state[seen.sequence], seen.is_leased ? LEASED : READY);
+        assert_false(seen.is_leased ? walk->skips_leased : walk->skips_ready);
+        assert_int_equal(seen.message->published_at_ms, seen.sequence);
+        assert_int_equal(seen.is_logged, m->persistent[seen.sequence]);
+        assert_int_equal(seen.count, m->counts[seen.sequence]);
+        assert_int_equal(seen.is_returned, m->seen[seen.sequence]);
+        message_unref(seen.message);
+        m->looked++;
+    }
+    assert_true(result == 1 || result == 0 || result == E_AGAIN);
+    assert_int_equal(m->account.used, hot);
+    if (result == 0)
+        look_end(m);
+}
+
 static void step(struct model *m)
 {
     uint64_t s = random_leased(m);
     uint64_t position = 0;
     size_t c = loop_random(m->loop) % 3;
 
-    switch (loop_random(m->loop) % 12) {
+    switch (loop_random(m->loop) % 14) {
+    case 12:
+    case 13:
+        look(m);
+        break;
     case 0:
     case 1:
     case 2:
@@ -396,8 +466,8 @@ static void drain(struct model *m)
     assert_int_equal(m->queue.leased, 0);
 }
 
-/* Returns how many reads from the log there were. */
-static unsigned run_seed(uint64_t seed)
+/* Returns how many reads from the log there were; counts what was looked at. */
+static unsigned run_seed(uint64_t seed, uint64_t *looked)
 {
     struct model *m = memory_new(sizeof *m);
     m->loop = loop_new_simulated(seed);
@@ -420,6 +490,8 @@ static unsigned run_seed(uint64_t seed)
     }
     for (unsigned i = 0; i < 300; i++)
         step(m);
+    if (m->looks)
+        look_end(m);
     for (size_t i = 0; i < 3; i++)
         assert_false(consumer_remove(&m->consumers[i]));
     if (m->durable)
@@ -440,6 +512,7 @@ static unsigned run_seed(uint64_t seed)
     queue_host_fini(&host);
     loop_free(m->loop);
     unsigned reads = log->reads_done;
+    *looked += m->looked;
     free(log);
     free(m);
     return reads;
@@ -448,11 +521,13 @@ static unsigned run_seed(uint64_t seed)
 static void behaves_as_the_model(void **state)
 {
     unsigned reads = 0;
+    uint64_t looked = 0;
 
     (void)state;
     for (uint64_t seed = 1; seed <= 300; seed++)
-        reads += run_seed(seed);
+        reads += run_seed(seed, &looked);
     assert_true(reads > 1000); /* cold messages were part of it */
+    assert_true(looked > 10000);
 }
 
 /* What has come and gone since costs nothing, however old the oldest message is. */
