@@ -26,6 +26,7 @@
 #define SLUICE_BROKER_BROKER_H
 
 #include "loop/loop.h"
+#include "message/filter.h"
 #include "message/message.h"
 
 struct worker;
@@ -236,6 +237,55 @@ bool listing_queue(const struct listing *listing, size_t index,
 
 /* There is no page after this one. */
 bool listing_is_over(const struct listing *listing);
+
+/* ---- browsing: messages of a queue, without touching them ---- */
+
+/* A walk over a queue's messages, page by page, over any number of turns, wherever the queue lives:
+ * each page shows them as they are now, in the order of their sequence. What was given out, is read
+ * back from the log, or dies, does so as if nobody had looked. */
+struct browsing;
+
+#define BROWSE_PAGE       64u        /* messages of a page */
+#define BROWSE_PAGE_BYTES (1u << 20) /* of messages: beyond it the page is full */
+#define BROWSE_LOOK_MAX   4096u      /* messages looked at for a page, whatever the filter hits */
+
+struct browse_spec {
+    struct slice queue;
+    uint64_t from;      /* sequence of the first that is looked at; 0: from the head */
+    bool ready, leased; /* which ones; a lease is a consumer's, or a transaction's that is being
+                           committed, or that of a message that has died and is being buried */
+    struct message_filter filter; /* conditions: not checked yet; copied */
+};
+
+struct browsed {
+    struct message *message; /* borrowed until the next page */
+    uint64_t sequence;
+    bool is_leased, redelivered; /* redelivered: was given out before, or may have been */
+    uint32_t count;              /* how often it came back in a way that counts */
+};
+
+/* Needs the permission to read the queue. NULL with E_NOT_FOUND, E_LOCKED, E_DENIED, E_INVALID and
+ * E_LIMIT (the conditions). */
+struct browsing *browsing_open(struct client *client, const struct browse_spec *spec,
+                               struct failure *failure) MUST_CHECK;
+
+/* Its requests must be complete, or the client idle; before client_free(). */
+void browsing_close(struct browsing *browsing);
+
+/* The next page, of at most `limit`. It may be empty before the end: ask again, in a later turn.
+ * E_NOT_FOUND: the queue has been deleted; E_IO, E_MEMORY, E_FAILED. */
+int browsing_next(struct browsing *browsing, struct request *request, uint32_t limit);
+size_t browsing_count(const struct browsing *browsing);
+const struct browsed *browsing_message(const struct browsing *browsing, size_t index);
+
+/* Where the next page begins, in this walk or a later one; there is none when the walk is over. */
+uint64_t browsing_cursor(const struct browsing *browsing);
+bool browsing_is_over(const struct browsing *browsing);
+
+/* How many were passed over, because the log cannot read them. */
+uint64_t browsing_unreadable(const struct browsing *browsing);
+
+/* ---- numbers ---- */
 
 /* One worker's numbers. Those that only grow do so from the start of the process. */
 struct worker_report {

@@ -72,6 +72,9 @@ struct worker {
     uint32_t burial_count;
     struct task bury;
 
+    struct list browses, browses_ready; /* pages of messages that are being made: browse.h */
+    struct task browse;
+
     struct list transactions; /* of clients here, over several shards */
     uint32_t collecting;      /* of those, how many look at their queues */
     uint64_t transaction_last;
@@ -356,6 +359,11 @@ bool burials_are_over(const struct worker *worker);
 /* First the clients, then, after the logs are freed, which may be reading for it, the rest. */
 void burials_abandon(struct worker *worker);
 void burials_free(struct worker *worker);
+
+/* ---- browsing (browse.c) ---- */
+
+void browses_new(struct worker *worker);
+void browses_free(struct worker *worker); /* after the logs, which may be reading for it */
 
 /* ---- transactions (transact.c; more in part.h) ---- */
 

@@ -29,6 +29,7 @@ void letter_dropped(void *context, unsigned kind, struct slice letter)
     const struct letter_part_publish *part_publish = data;
     const struct letter_move_message *move_message = data;
     const struct letter_answer *answer = data;
+    const struct letter_browsed *browsed = data;
 
     (void)context;
     switch (kind) {
@@ -43,6 +44,9 @@ void letter_dropped(void *context, unsigned kind, struct slice letter)
         break;
     case LETTER_MOVE_MESSAGE:
         message_lent_end(&move_message->message);
+        break;
+    case LETTER_BROWSED:
+        message_lent_end(&browsed->message);
         break;
     case LETTER_ANSWER:
         if (answer->has_message)

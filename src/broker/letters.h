@@ -11,6 +11,7 @@
  *   asking worker                                    worker that has the queue, or the catalog
  *     ASK_* (token)             ------------------>    does it in the name of a proxy
  *     ANSWER (token)            <------------------    QUEUES and REPORT are answers, too
+ *     BROWSED ..., BROWSE_END   <------------------    before the answer: a page of messages
  *     PUBLISH (ticket)          ------------------>
  *     CONFIRM (last ticket)     <------------------    in the order of the tickets
  *     CREDIT                    <------------------    for bytes of publishes that are dealt with
@@ -54,11 +55,14 @@ enum letter {
     LETTER_ASK_END,
     LETTER_ASK_QUEUES,
     LETTER_ASK_REPORT, /* struct letter_ask */
+    LETTER_ASK_BROWSE,
     LETTER_ASK_MOVE,
     LETTER_ASK_REBALANCE, /* struct letter_ask */
     LETTER_ANSWER,
     LETTER_QUEUES,
     LETTER_REPORT,
+    LETTER_BROWSED,
+    LETTER_BROWSE_END,
     LETTER_PUBLISH,
     LETTER_CONFIRM,
     LETTER_CREDIT,
@@ -143,6 +147,29 @@ struct letter_queues {
 struct letter_report {
     uint64_t token;
     struct worker_report report;
+};
+
+/* A page of messages, see browse.h. */
+struct letter_ask_browse {
+    struct letter_ask ask;
+    uint64_t from, since_ms, until_ms;
+    uint32_t limit;
+    bool ready, leased;
+    uint32_t conditions_size; /* they follow */
+};
+
+struct letter_browsed {
+    uint64_t token;
+    uint64_t sequence;
+    uint32_t count;
+    bool is_leased, redelivered;
+    struct message message;
+};
+
+struct letter_browse_end {
+    uint64_t token;
+    uint64_t next, unreadable;
+    bool is_over;
 };
 
 struct letter_answer {

@@ -154,6 +154,14 @@ void listing_numbers(struct request *request, const struct peer *peer,
 /* The same for the report of that worker, which goes to the request's target. */
 void peer_ask_report(struct request *request, struct peer *peer);
 
+/* A page of the queue's messages, see browse.h; and what is told of it, to whom it was asked. */
+struct browse_range;
+struct browse_end;
+int peer_browse(struct request *request, struct catalog_queue *queue,
+                const struct browse_range *range) MUST_CHECK;
+void peer_tell_browsed(struct peer *peer, uint64_t token, const struct browsed *found);
+void peer_tell_browse_end(struct peer *peer, uint64_t token, const struct browse_end *end);
+
 /* ---- queues on their way, see move.h (peer_move.c) ---- */
 
 /* The proxy's consumer has left its queue, which moves: it is gone, and its worker is told. */

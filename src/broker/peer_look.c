@@ -1,4 +1,6 @@
-/* Peers: asking how the queues over there are, and for that worker's report; and answering. */
+/* Peers: asking how the queues over there are, for pages of their messages, and for that worker's
+ * report; and answering. */
+#include "broker/browse.h"
 #include "broker/peer.h"
 
 /* ---- asking ---- */
@@ -18,6 +20,59 @@ void peer_ask_report(struct request *request, struct peer *peer)
 {
     peer_ask(peer, LETTER_ASK_REPORT, sizeof(struct letter_ask), request, 0);
     request->awaited++;
+}
+
+int peer_browse(struct request *request, struct catalog_queue *queue,
+                const struct browse_range *range)
+{
+    struct slice conditions = range->filter.conditions;
+    struct letter_ask_browse *letter =
+        peer_ask(peer_of(queue->place), LETTER_ASK_BROWSE, sizeof *letter + conditions.size,
+                 request, queue->id);
+
+    letter->from = range->from;
+    letter->since_ms = range->filter.since_ms;
+    letter->until_ms = range->filter.until_ms;
+    letter->limit = range->limit;
+    letter->ready = range->ready;
+    letter->leased = range->leased;
+    letter->conditions_size = (uint32_t)conditions.size;
+    if (conditions.size > 0)
+        memcpy(letter + 1, conditions.data, conditions.size);
+    return PENDING;
+}
+
+/* The answer to the request follows these. */
+static struct request *asking(struct peer *peer, uint64_t token)
+{
+    struct request *request = map_get_number(&peer->asked, token);
+
+    ASSERT(request);
+    return request;
+}
+
+static void browsed_came(struct peer *peer, struct slice bytes)
+{
+    struct letter_browsed *letter = letter_at(bytes);
+    struct message *lent = message_lent(&letter->message, &peer->place.worker->messages);
+    struct browsed found = {
+        .message = lent,
+        .sequence = letter->sequence,
+        .is_leased = letter->is_leased,
+        .redelivered = letter->redelivered,
+        .count = letter->count,
+    };
+
+    browsing_add(asking(peer, letter->token), &found);
+    message_lent_end(lent);
+}
+
+static void browse_end_came(struct peer *peer, struct slice bytes)
+{
+    const struct letter_browse_end *letter = letter_at(bytes);
+    struct browse_end end = {letter->next, letter->unreadable, letter->is_over};
+
+    browsing_end(asking(peer, letter->token), &end);
 }
 
 static struct request *answered(struct peer *peer, uint64_t token)
@@ -77,8 +132,52 @@ static void tell_queues(struct peer *peer, struct slice bytes)
         letter->at[i] = numbers_of(peer->place.worker, ids[i]);
 }
 
+static void browse(struct peer *peer, struct slice bytes)
+{
+    const struct letter_ask_browse *letter = letter_at(bytes);
+    struct request *request = asked_begin(peer, &letter->ask);
+    const struct catalog_queue *queue =
+        catalog_queue_by_id(&peer->place.worker->catalog, letter->ask.queue);
+    struct browse_range range = {
+        .from = letter->from,
+        .limit = letter->limit,
+        .ready = letter->ready,
+        .leased = letter->leased,
+        .filter = {slice_of((const uint8_t *)(letter + 1), letter->conditions_size),
+                   letter->since_ms, letter->until_ms},
+    };
+    int outcome = DONE;
+
+    if (queue && queue->hosted)
+        outcome = browse_here(request, queue->hosted, &range, peer, letter->ask.token);
+    else
+        fail(&request->failure, E_NOT_FOUND, "the queue has been deleted meanwhile");
+    asked_end(request, outcome);
+}
+
+void peer_tell_browsed(struct peer *peer, uint64_t token, const struct browsed *found)
+{
+    struct letter_browsed *letter =
+        peer_write(peer, LETTER_BROWSED,
+                   offsetof(struct letter_browsed, message) + message_room_size(found->message));
+
+    letter->token = token;
+    letter->sequence = found->sequence;
+    letter->count = found->count;
+    letter->is_leased = found->is_leased;
+    letter->redelivered = found->redelivered;
+    message_lend(&letter->message, found->message);
+}
+
+void peer_tell_browse_end(struct peer *peer, uint64_t token, const struct browse_end *end)
+{
+    struct letter_browse_end *letter = peer_write(peer, LETTER_BROWSE_END, sizeof *letter);
+
+    *letter = (struct letter_browse_end){token, end->next, end->unreadable, end->is_over};
+}
+
 letter_reader *const peer_look_readers[LETTERS] = {
-    [LETTER_ASK_QUEUES] = tell_queues,
-    [LETTER_QUEUES] = queues_came,
-    [LETTER_REPORT] = report_came,
+    [LETTER_ASK_QUEUES] = tell_queues, [LETTER_ASK_BROWSE] = browse,
+    [LETTER_BROWSED] = browsed_came,   [LETTER_BROWSE_END] = browse_end_came,
+    [LETTER_QUEUES] = queues_came,     [LETTER_REPORT] = report_came,
 };

@@ -293,6 +293,7 @@ struct worker *worker_start(const struct worker_options *options,
     peers_new(worker);
     moves_new(worker);
     burials_new(worker);
+    browses_new(worker);
     boot_new(worker);
     if (worker_has_catalog(worker)) {
         shard_open(worker->shards[0]);
@@ -406,6 +407,7 @@ void worker_free(struct worker *worker)
     }
     moves_free(worker);
     burials_free(worker);
+    browses_free(worker);
     abandon_queues(worker);
     for (unsigned i = 0; i < worker->shard_count; i++)
         shard_free(worker->shards[i]);
