@@ -54,7 +54,7 @@ bool amqp091_goes_in_circle(const struct message *message, struct slice queue)
 }
 
 /* Where it had been published before this death, and with which key. */
-static void take_address(struct slice entry, struct origin *origin)
+static void take_address(struct slice entry, struct message_origin *origin)
 {
     struct field keys, first;
 
@@ -67,7 +67,7 @@ static void take_address(struct slice entry, struct origin *origin)
     (void)fields_text(entry, "exchange", &origin->exchange);
 }
 
-bool amqp091_origin(const struct message *message, struct origin *origin)
+bool amqp091_origin(const struct message *message, struct message_origin *origin)
 {
     struct slice headers, name;
     struct field death;

@@ -40,6 +40,6 @@
 struct message *amqp091_dead_letter(struct account *account, const struct message *message,
                                     const struct death *death) MUST_CHECK;
 bool amqp091_goes_in_circle(const struct message *message, struct slice queue);
-bool amqp091_origin(const struct message *message, struct origin *origin);
+bool amqp091_origin(const struct message *message, struct message_origin *origin);
 
 #endif

@@ -80,7 +80,7 @@ static bool has_property(const struct message *message, struct slice name, struc
 static bool holds(const struct field *condition, const struct message *message)
 {
     struct slice text = condition->value.bytes, name;
-    struct origin origin;
+    struct message_origin origin;
     struct field field;
 
     if (name_of(condition->name, "header.", &name))

@@ -128,7 +128,7 @@ static struct message *dead(struct message *message, const char *queue, const ch
 static void test_deaths(void **state)
 {
     struct message *message = some_message();
-    struct origin origin;
+    struct message_origin origin;
 
     (void)state;
     assert_false(accepts(message, "death.queue", "work"));
@@ -153,7 +153,7 @@ static void test_deaths(void **state)
 static void test_deaths_made_up(void **state)
 {
     struct message *message = dead(some_message(), "work", "rejected");
-    struct origin origin;
+    struct message_origin origin;
 
     (void)state;
     message->flags = 0;

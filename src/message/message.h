@@ -202,7 +202,7 @@ struct death {
 };
 
 /* Where a dead letter comes from, and why; slices are borrowed from the message. */
-struct origin {
+struct message_origin {
     struct slice queue;         /* in which it died first, */
     struct slice exchange, key; /* and where it had been published before it came there */
     struct slice reason;        /* of its newest death */
@@ -233,7 +233,7 @@ struct message_format_functions {
     bool (*goes_in_circle)(const struct message *message, struct slice queue);
     /* Of a dead letter, as the broker has written its history: what is older than the history goes
      * back has the key that the message has now. False: it never died. */
-    bool (*origin)(const struct message *message, struct origin *origin);
+    bool (*origin)(const struct message *message, struct message_origin *origin);
 };
 
 const struct message_format_functions *message_format(const struct message *message);

@@ -15,6 +15,8 @@
  *
  * An exchange may end at any time between two steps, when the client goes: `release` gives back
  * what the handler keeps in `state`, after requests that are pending have completed into nothing.
+ * Before that, and before the broker's client is closed, `leave` gives back what is the broker's:
+ * leases.
  */
 #ifndef SLUICE_HTTP_EXCHANGE_H
 #define SLUICE_HTTP_EXCHANGE_H
@@ -57,7 +59,8 @@ struct exchange {
     struct request request; /* one at a time */
     struct http_text page;  /* to put an answer together in; empty at first */
 
-    void *state; /* the handler's */
+    void *state;                /* the handler's */
+    void (*leave)(void *state); /* or NULL */
     void (*release)(void *state);
 };
 

@@ -132,6 +132,88 @@ json_t *http_json_table(struct slice table)
     }
 }
 
+/* ---- and back ---- */
+
+struct level {
+    const json_t *value; /* an object or an array */
+    void *place;         /* in the object */
+    size_t index;        /* in the array */
+    size_t mark;
+};
+
+/* The next member of that level; false: there is none. */
+static bool next_member(struct level *level, const char **name, const json_t **member)
+{
+    *name = NULL;
+    if (json_is_array(level->value)) {
+        *member = json_array_get(level->value, level->index++);
+        return *member != NULL;
+    }
+    json_t *object = (json_t *)(uintptr_t)level->value;
+    level->place = level->place ? json_object_iter_next(object, level->place)
+                                : (level->index++ ? NULL : json_object_iter(object));
+    if (!level->place)
+        return false;
+    *name = json_object_iter_key(level->place);
+    *member = json_object_iter_value(level->place);
+    return true;
+}
+
+static void write_simple(struct writer *writer, const char *name, const json_t *value)
+{
+    struct field field = {.name = name ? slice_text(name) : slice_of(NULL, 0)};
+
+    if (json_is_string(value)) {
+        field.type = 'S';
+        field.value.bytes = slice_of(json_string_value(value), json_string_length(value));
+    } else if (json_is_integer(value)) {
+        field.type = 'l';
+        field.value.integer = json_integer_value(value);
+    } else if (json_is_real(value)) {
+        field.type = 'd';
+        field.value.real = json_real_value(value);
+    } else if (json_is_boolean(value)) {
+        field.type = 't';
+        field.value.boolean = json_is_true(value);
+    } else {
+        field.type = 'V';
+    }
+    if (name)
+        fields_put(writer, &field);
+    else
+        fields_put_value(writer, &field);
+}
+
+int http_json_write_table(const json_t *object, struct writer *writer)
+{
+    struct level levels[FIELDS_DEPTH_MAX + 1] = {{.value = object}};
+    const char *name;
+    const json_t *member;
+    size_t depth = 0;
+
+    while (!writer->failed) {
+        if (!next_member(&levels[depth], &name, &member)) {
+            if (depth == 0)
+                return 0;
+            fields_end(writer, levels[depth--].mark);
+            continue;
+        }
+        if (name && strlen(name) > FIELD_NAME_MAX)
+            return E_INVALID;
+        if (!json_is_object(member) && !json_is_array(member)) {
+            write_simple(writer, name, member);
+            continue;
+        }
+        if (++depth > FIELDS_DEPTH_MAX)
+            return E_INVALID;
+        levels[depth] = (struct level){
+            .value = member,
+            .mark = fields_begin(writer, name, json_is_object(member) ? 'F' : 'A'),
+        };
+    }
+    return E_LIMIT;
+}
+
 /* ---- answers ---- */
 
 void http_json_answer(struct exchange *exchange, unsigned status, json_t *value)

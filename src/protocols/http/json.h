@@ -12,6 +12,11 @@ json_t *http_json_text(struct slice text);
 /* A table of arguments (message/fields.h). */
 json_t *http_json_table(struct slice table);
 
+/* The reverse, of an object: texts, integers, reals, booleans, null, objects and arrays inside.
+ * E_INVALID: a name above FIELD_NAME_MAX, or nesting deeper than FIELDS_DEPTH_MAX; E_LIMIT: the
+ * writer has no room. */
+int http_json_write_table(const json_t *object, struct writer *writer) MUST_CHECK;
+
 /* Sends the value as the whole answer, and takes it. */
 void http_json_answer(struct exchange *exchange, unsigned status, json_t *value);
 

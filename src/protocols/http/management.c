@@ -4,6 +4,9 @@
 
 #include <stdlib.h>
 
+/* Of a publish: 16 MiB as base64, and what stands around it. */
+#define PUBLISH_BODY_MAX (23u << 20)
+
 static const struct http_route routes[] = {
     {"GET", "api/overview", HTTP_USER, 4096, management_overview},
     {"GET", "api/whoami", HTTP_USER, 4096, management_whoami},
@@ -11,6 +14,9 @@ static const struct http_route routes[] = {
     {"GET", "api/queues/*", HTTP_USER, 4096, management_queues_of_vhost},
     {"GET", "api/queues/*/*", HTTP_USER, 4096, management_queue},
     {"POST", "api/queues/*/*/actions", HTTP_ADMINISTRATOR, 4096, management_queue_action},
+    {"GET", "api/queues/*/*/messages", HTTP_USER, 4096, management_browse},
+    {"POST", "api/queues/*/*/get", HTTP_USER, 4096, management_get},
+    {"POST", "api/exchanges/*/*/publish", HTTP_USER, PUBLISH_BODY_MAX, management_publish},
     {"POST", "api/rebalance/queues", HTTP_ADMINISTRATOR, 4096, management_rebalance},
 };
 

@@ -7,6 +7,7 @@
 
 http_step management_overview, management_whoami;
 http_step management_queues, management_queues_of_vhost, management_queue;
+http_step management_browse, management_get, management_publish;
 http_step management_queue_action, management_rebalance;
 
 #endif

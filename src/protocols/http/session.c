@@ -121,7 +121,7 @@ static void forget_request(struct http_session *s)
     ASSERT(!s->request_is_pending);
     if (x->release)
         x->release(x->state);
-    x->release = NULL;
+    x->release = x->leave = NULL;
     x->state = NULL;
     x->route = NULL;
     x->query = x->body = slice_of(NULL, 0);
@@ -623,6 +623,8 @@ static bool http_close(void *session, enum close_reason reason)
     struct http_session *s = session;
 
     (void)reason;
+    if (!s->has_left && s->exchange.leave)
+        s->exchange.leave(s->exchange.state);
     if (!s->has_left)
         client_close(s->exchange.client);
     s->has_left = true;

@@ -102,9 +102,78 @@ ssize_t http_percent_decode(char *bytes, size_t size)
     return (ssize_t)to;
 }
 
+/* Into the bytes of the query, which belong to whoever asks. */
+static int decode_word(struct slice *word)
+{
+    char *bytes = (char *)(uintptr_t)word->data;
+
+    for (size_t i = 0; i < word->size; i++) {
+        if (bytes[i] == '+')
+            bytes[i] = ' ';
+    }
+    ssize_t size = word->size ? http_percent_decode(bytes, word->size) : 0;
+    if (size < 0)
+        return E_INVALID;
+    word->size = (size_t)size;
+    return 0;
+}
+
+int http_query_next(struct slice *query, struct slice *name, struct slice *value)
+{
+    if (query->size == 0)
+        return 0;
+    const uint8_t *end = memchr(query->data, '&', query->size);
+    size_t size = end ? (size_t)(end - query->data) : query->size;
+    const uint8_t *equals = memchr(query->data, '=', size);
+    size_t name_size = equals ? (size_t)(equals - query->data) : size;
+    size_t value_at = name_size + (equals != NULL), used = size + (end != NULL);
+
+    *name = slice_of(query->data, name_size);
+    *value = slice_of(query->data + value_at, size - value_at);
+    *query = slice_of(query->data + used, query->size - used);
+    return decode_word(name) == 0 && decode_word(value) == 0 ? 1 : E_INVALID;
+}
+
+int http_number(struct slice text, uint64_t *number)
+{
+    uint64_t value = 0;
+
+    if (text.size == 0 || text.size > 19) /* below 10^19, which 64 bits hold */
+        return E_INVALID;
+    for (size_t i = 0; i < text.size; i++) {
+        if (text.data[i] < '0' || text.data[i] > '9')
+            return E_INVALID;
+        value = value * 10 + (uint64_t)(text.data[i] - '0');
+    }
+    *number = value;
+    return 0;
+}
+
+static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+int http_base64_append(struct http_text *text, struct slice bytes)
+{
+    if (!text->failed && text->capacity - text->size < (bytes.size + 2) / 3 * 4)
+        text->failed = grow(text, (bytes.size + 2) / 3 * 4) != 0;
+    if (text->failed)
+        return E_MEMORY;
+    char *to = text->data + text->size;
+    for (size_t i = 0; i < bytes.size; i += 3) {
+        size_t left = bytes.size - i;
+        uint32_t group = (uint32_t)bytes.data[i] << 16 |
+                         (left > 1 ? (uint32_t)bytes.data[i + 1] << 8 : 0) |
+                         (left > 2 ? bytes.data[i + 2] : 0u);
+        *to++ = digits[group >> 18];
+        *to++ = digits[group >> 12 & 63];
+        *to++ = left > 1 ? digits[group >> 6 & 63] : '=';
+        *to++ = left > 2 ? digits[group & 63] : '=';
+    }
+    text->size += (bytes.size + 2) / 3 * 4;
+    return 0;
+}
+
 static int base64_digit(uint8_t c)
 {
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     const char *at = c ? strchr(digits, c) : NULL;
 
     return at ? (int)(at - digits) : -1;

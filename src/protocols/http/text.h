@@ -30,6 +30,16 @@ static inline struct slice http_text_slice(const struct http_text *text)
 /* "%41" becomes "A", in place; the new size, or E_INVALID. */
 ssize_t http_percent_decode(char *bytes, size_t size) MUST_CHECK;
 
+/* The next "name=value" of a query, decoded in place (a `+` is a space), so that it can be read
+ * once. 1; 0: that was all; E_INVALID. A parameter without `=` has an empty value. */
+int http_query_next(struct slice *query, struct slice *name, struct slice *value) MUST_CHECK;
+
+/* A number from 0 on, in decimal, and nothing else. E_INVALID. */
+int http_number(struct slice text, uint64_t *number) MUST_CHECK;
+
+/* Appends as base64. */
+int http_base64_append(struct http_text *text, struct slice bytes) MUST_CHECK;
+
 /* Base64 with its padding; returns the number of bytes, E_INVALID, or E_LIMIT: they do not fit. */
 ssize_t http_base64_decode(struct slice text, uint8_t *bytes, size_t size) MUST_CHECK;
 
