@@ -2,6 +2,7 @@
  * sluicectl: looks at a broker and at its data, and tells it what to do.
  */
 #include "ctl/dump.h"
+#include "ctl/messages.h"
 #include "ctl/queues.h"
 #include "ctl/status.h"
 
@@ -20,6 +21,10 @@ struct arguments {
     bool has_port, has_user, reads_password;
     const char *vhost; /* NULL: not said */
     bool as_json;
+    struct messages_wanted wanted;
+    const char *exchange, *ackmode;
+    const char *headers[MESSAGES_WHERE_MAX];
+    unsigned header_count;
     char **rest; /* what stands behind the command */
     int rest_count;
 };
@@ -120,19 +125,58 @@ static int run_list_queues(const struct arguments *arguments)
     return run_over_api(arguments, list_queues);
 }
 
+static const char *vhost_of(const struct arguments *arguments)
+{
+    return arguments->vhost ? arguments->vhost : "/";
+}
+
 static int move_queue(struct api *api, const struct arguments *arguments, struct failure *failure)
 {
     unsigned shard = 0;
 
     if (!parse_number(arguments->rest[1], UINT32_MAX, &shard))
         return fail(failure, E_INVALID, "%s is no shard", arguments->rest[1]);
-    return queues_move(api, arguments->vhost ? arguments->vhost : "/", arguments->rest[0], shard,
-                       failure);
+    return queues_move(api, vhost_of(arguments), arguments->rest[0], shard, failure);
 }
 
 static int run_queue_move(const struct arguments *arguments)
 {
     return run_over_api(arguments, move_queue);
+}
+
+static int browse_queue(struct api *api, const struct arguments *arguments, struct failure *failure)
+{
+    return messages_browse(api, vhost_of(arguments), arguments->rest[0], &arguments->wanted,
+                           arguments->as_json, stdout, failure);
+}
+
+static int run_queue_browse(const struct arguments *arguments)
+{
+    return run_over_api(arguments, browse_queue);
+}
+
+static int get_from_queue(struct api *api, const struct arguments *arguments,
+                          struct failure *failure)
+{
+    return messages_get(api, vhost_of(arguments), arguments->rest[0], arguments->wanted.limit,
+                        arguments->ackmode, arguments->as_json, stdout, failure);
+}
+
+static int run_queue_get(const struct arguments *arguments)
+{
+    return run_over_api(arguments, get_from_queue);
+}
+
+static int publish(struct api *api, const struct arguments *arguments, struct failure *failure)
+{
+    return messages_publish(api, vhost_of(arguments), arguments->exchange, arguments->rest[0],
+                            arguments->rest[1], arguments->headers, arguments->header_count,
+                            failure);
+}
+
+static int run_publish(const struct arguments *arguments)
+{
+    return run_over_api(arguments, publish);
 }
 
 static int rebalance(struct api *api, const struct arguments *arguments, struct failure *failure)
@@ -159,6 +203,9 @@ static const struct command commands[] = {
     {"accept-damage", 0, 1, run_accept_damage},
     {"list queues", 0, 0, run_list_queues},
     {"queue move", 2, 2, run_queue_move},
+    {"queue browse", 1, 1, run_queue_browse},
+    {"queue get", 1, 1, run_queue_get},
+    {"publish", 2, 2, run_publish},
     {"rebalance", 0, 0, run_rebalance},
     {"version", 0, 0, run_version},
 };
@@ -182,6 +229,10 @@ static void print_help(void)
          "  list queues         queues with what is in them, and where they live\n"
          "  queue move NAME SHARD\n"
          "                      takes a queue to another shard, while it is used\n"
+         "  queue browse NAME   shows messages without touching them: ready ones, and those that\n"
+         "                      consumers have\n"
+         "  queue get NAME      takes messages and puts them back, or not: see --ackmode\n"
+         "  publish KEY PAYLOAD publishes a persistent message\n"
          "  rebalance           begins to move queues until all shards have as many\n"
          "\n"
          "Options:\n"
@@ -194,6 +245,18 @@ static void print_help(void)
          "  --password-stdin    the password is read from the standard input, for guest, too\n"
          "  --vhost VHOST       of this virtual host\n"
          "  --json              as JSON, not as a table\n"
+         "  --limit N           so many messages (default: browse 50, get 1)\n"
+         "  --from POSITION     browse: from there on\n"
+         "  --state STATE       browse: ready, leased or all\n"
+         "  --since TIME        browse: what came since: 90s, 10m, 2h or 3d ago, or at so many\n"
+         "                      milliseconds after 1970\n"
+         "  --until TIME        browse: what came before\n"
+         "  --where NAME=VALUE  browse: header.NAME, property.NAME, exchange, routing_key,\n"
+         "                      death.queue, death.reason; may be said more than once: all hold\n"
+         "  --ackmode MODE      get: ack_requeue_true (default), ack_requeue_false,\n"
+         "                      reject_requeue_true, reject_requeue_false\n"
+         "  --exchange NAME     publish: to this exchange, not to the queue KEY\n"
+         "  --header NAME=VALUE publish: with this header; may be said more than once\n"
          "  --help              print this help\n"
          "  --version           print the version\n"
          "\n"
@@ -248,6 +311,15 @@ enum {
     OPTION_PASSWORD,
     OPTION_VHOST,
     OPTION_JSON,
+    OPTION_LIMIT,
+    OPTION_FROM,
+    OPTION_STATE,
+    OPTION_SINCE,
+    OPTION_UNTIL,
+    OPTION_WHERE,
+    OPTION_ACKMODE,
+    OPTION_EXCHANGE,
+    OPTION_HEADER,
     OPTION_HELP,
     OPTION_VERSION
 };
@@ -261,10 +333,65 @@ static const struct option options[] = {
     {"password-stdin", no_argument, NULL, OPTION_PASSWORD},
     {"vhost", required_argument, NULL, OPTION_VHOST},
     {"json", no_argument, NULL, OPTION_JSON},
+    {"limit", required_argument, NULL, OPTION_LIMIT},
+    {"from", required_argument, NULL, OPTION_FROM},
+    {"state", required_argument, NULL, OPTION_STATE},
+    {"since", required_argument, NULL, OPTION_SINCE},
+    {"until", required_argument, NULL, OPTION_UNTIL},
+    {"where", required_argument, NULL, OPTION_WHERE},
+    {"ackmode", required_argument, NULL, OPTION_ACKMODE},
+    {"exchange", required_argument, NULL, OPTION_EXCHANGE},
+    {"header", required_argument, NULL, OPTION_HEADER},
     {"help", no_argument, NULL, OPTION_HELP},
     {"version", no_argument, NULL, OPTION_VERSION},
     {0},
 };
+
+/* Another one of an option that may be said more than once. -1, or the exit code. */
+static int take_another(const char **texts, unsigned *count, const char *name)
+{
+    if (*count == MESSAGES_WHERE_MAX)
+        return usage("too many of ", name);
+    texts[(*count)++] = optarg;
+    return -1;
+}
+
+/* Those about messages: -1, or the exit code. */
+static int take_message_option(struct arguments *arguments, int option)
+{
+    struct messages_wanted *wanted = &arguments->wanted;
+
+    switch (option) {
+    case OPTION_LIMIT:
+        wanted->limit = optarg;
+        return -1;
+    case OPTION_FROM:
+        wanted->from = optarg;
+        return -1;
+    case OPTION_STATE:
+        wanted->state = optarg;
+        return -1;
+    case OPTION_SINCE:
+        wanted->since = optarg;
+        return -1;
+    case OPTION_UNTIL:
+        wanted->until = optarg;
+        return -1;
+    case OPTION_WHERE:
+        return take_another(wanted->where, &wanted->where_count, "--where");
+    case OPTION_ACKMODE:
+        arguments->ackmode = optarg;
+        return -1;
+    case OPTION_EXCHANGE:
+        arguments->exchange = optarg;
+        return -1;
+    case OPTION_HEADER:
+        return take_another(arguments->headers, &arguments->header_count, "--header");
+    default:
+        fputs("Try 'sluicectl --help'.\n", stderr);
+        return EXIT_USAGE;
+    }
+}
 
 /* -1: go on; else the exit code. */
 static int take_option(struct arguments *arguments, int option)
@@ -304,8 +431,7 @@ static int take_option(struct arguments *arguments, int option)
     case OPTION_VERSION:
         return run_version(arguments);
     default:
-        fputs("Try 'sluicectl --help'.\n", stderr);
-        return EXIT_USAGE;
+        return take_message_option(arguments, option);
     }
 }
 

@@ -197,6 +197,7 @@ static void compare_with_model(const struct message *after, struct model *model,
 static void look_at(const struct message *before, const struct message *after,
                     const struct death *death, struct model *model)
 {
+    struct message_origin origin;
     struct amqp091_properties old, new;
     struct field field;
     int64_t times = 0;
@@ -218,6 +219,10 @@ static void look_at(const struct message *before, const struct message *after,
     ASSERT(!death->key.data || !fields_find(new.headers, slice_text("CC"), &field));
     size_t count = check_history(new.headers, death, &times);
     compare_with_model(after, model, count, times);
+    bool has_origin = amqp091_origin(after, &origin);
+    ASSERT(has_origin || !model->is_known);
+    ASSERT(!has_origin || slice_is(origin.reason, death->reason));
+    ASSERT(!has_origin || !model->is_known || slice_is(origin.exchange, "in"));
 }
 
 static struct message *message_of(struct account *account, uint8_t bits, struct slice properties)

@@ -10,6 +10,7 @@
  */
 #include "base/assert.h"
 #include "base/memory.h"
+#include "message/amqp091_properties.h"
 #include "protocols/http/management.h"
 #include "protocols/http/metrics.h"
 
@@ -30,7 +31,8 @@ struct loop {
 struct worker {
     struct loop loop;
     struct broker_settings settings;
-    unsigned clients, listings;
+    unsigned clients, listings, browsings, leases;
+    struct account messages;
 };
 
 struct client {
@@ -38,6 +40,7 @@ struct client {
     struct client_options options;
     struct account account;
     struct request *pending;
+    bool gets; /* pending is one that may bring a message */
     bool has_login, is_closed;
 };
 
@@ -139,11 +142,208 @@ static int end(struct client *client, struct request *request)
     return PENDING;
 }
 
+/* ---- messages ---- */
+
+struct worker *client_worker(const struct client *client)
+{
+    return client->worker;
+}
+
+bool client_may_impersonate(const struct client *client)
+{
+    (void)client;
+    return false;
+}
+
+struct account *broker_message_account(struct client *client)
+{
+    return &client->worker->messages;
+}
+
+enum flow broker_flow(struct client *client)
+{
+    return (enum flow)(chance(&client->worker->loop, 8)
+                           ? FLOW_OPEN
+                           : FLOW_BUSY + chance(&client->worker->loop, 3));
+}
+
+static struct message *some_message(struct worker *worker)
+{
+    static const char *const bodies[] = {"", "text", "\xff\xfe", "\"quoted\\"};
+    static const uint8_t headers[] = "\x01nl\0\0\0\0\0\0\0\x07";
+    struct amqp091_properties properties = {
+        .flags = AMQP091_HEADERS | AMQP091_TIMESTAMP | AMQP091_MESSAGE_ID,
+        .headers = slice_of(headers, 11),
+        .timestamp = 1700000000,
+        .message_id = slice_text("\xc3"),
+    };
+    uint8_t bytes[128];
+    struct writer writer = writer_of(bytes, sizeof bytes);
+
+    amqp091_properties_write(&writer, &properties);
+    struct message_parts parts = {
+        .format = FORMAT_AMQP091,
+        .exchange = slice_text("e"),
+        .key = slice_text("\xe9"),
+        .properties = slice_of(bytes, writer_size(&writer)),
+        .body = slice_text(bodies[chance(&worker->loop, 4)]),
+        .published_at_ms = 1700000000000,
+        .expires_at_ms = chance(&worker->loop, 2),
+    };
+    struct message *message = message_new(&worker->messages, &parts);
+    ASSERT(message);
+    return message;
+}
+
+int broker_get(struct client *client, struct request *request, struct slice queue,
+               bool settles_itself)
+{
+    struct worker *worker = client->worker;
+    struct delivery *delivery = &request->result.get.delivery;
+
+    ASSERT(client->has_login);
+    memset(&request->result, 0, sizeof request->result);
+    request->failure.code = 0;
+    request->settles_itself = settles_itself;
+    if (!slice_is(queue, "a")) {
+        fail(&request->failure, E_NOT_FOUND, "no queue '%.*s'", SLICE_ARGS(queue));
+    } else if (chance(&worker->loop, 30) == 0) {
+        fail(&request->failure, E_FAILED, "no");
+    } else if (chance(&worker->loop, 30) > 0) {
+        delivery->message = some_message(worker);
+        worker->leases += !settles_itself;
+    }
+    client->gets = end(client, request) == PENDING;
+    return client->gets ? PENDING : DONE;
+}
+
+static void give_back(struct client *client, struct request *request)
+{
+    if (request->failure.code != 0 || !request->result.get.delivery.message)
+        return;
+    message_unref(request->result.get.delivery.message);
+    client->worker->leases -= !request->settles_itself;
+}
+
+void broker_settle(struct client *client, const struct lease *leases, size_t count,
+                   enum outcome outcome)
+{
+    (void)leases;
+    (void)outcome;
+    ASSERT(!client->is_closed && count <= SETTLE_SLICE && client->worker->leases >= count);
+    client->worker->leases -= (unsigned)count;
+}
+
+int broker_check_publish(struct client *client, const struct message *message,
+                         struct failure *failure)
+{
+    struct failure why;
+
+    ASSERT(client->has_login);
+    ASSERT(fields_check(message_format(message)->headers(message), &why) == 0);
+    return slice_is(message_exchange(message), "none")
+               ? fail(failure, E_NOT_FOUND, "no exchange 'none'")
+               : 0;
+}
+
+int broker_transact(struct client *client, struct request *request, struct publish *publishes,
+                    size_t publish_count, const struct settlement *settlements,
+                    size_t settlement_count)
+{
+    (void)settlements;
+    ASSERT(client->has_login && publish_count == 1 && settlement_count == 0);
+    request->failure.code = 0;
+    publishes->queues = chance(&client->worker->loop, 2);
+    return end(client, request);
+}
+
+struct browsing {
+    struct client *client;
+    size_t count;
+    struct browsed page[BROWSE_PAGE];
+    uint64_t at;
+};
+
+struct browsing *browsing_open(struct client *client, const struct browse_spec *spec,
+                               struct failure *failure)
+{
+    ASSERT(client->has_login);
+    if (filter_check(spec->filter.conditions, failure) != 0)
+        return NULL;
+    struct browsing *browsing = memory_new(sizeof *browsing);
+    browsing->client = client;
+    browsing->at = spec->from;
+    client->worker->browsings++;
+    return browsing;
+}
+
+static void turn_page(struct browsing *browsing)
+{
+    while (browsing->count > 0)
+        message_unref(browsing->page[--browsing->count].message);
+}
+
+void browsing_close(struct browsing *browsing)
+{
+    ASSERT(!browsing->client->pending);
+    turn_page(browsing);
+    browsing->client->worker->browsings--;
+    free(browsing);
+}
+
+int browsing_next(struct browsing *browsing, struct request *request, uint32_t limit)
+{
+    struct worker *worker = browsing->client->worker;
+    size_t count = chance(&worker->loop, BROWSE_PAGE + 1);
+
+    turn_page(browsing);
+    ASSERT(limit > 0);
+    request->failure.code = 0;
+    if (chance(&worker->loop, 10) == 0)
+        fail(&request->failure, E_NOT_FOUND, "the queue has been deleted meanwhile");
+    for (count = count < limit ? count : limit; browsing->count < count;)
+        browsing->page[browsing->count++] =
+            (struct browsed){.message = some_message(worker), .sequence = ++browsing->at};
+    return end(browsing->client, request);
+}
+
+size_t browsing_count(const struct browsing *browsing)
+{
+    return browsing->count;
+}
+
+const struct browsed *browsing_message(const struct browsing *browsing, size_t index)
+{
+    ASSERT(index < browsing->count);
+    return &browsing->page[index];
+}
+
+uint64_t browsing_cursor(const struct browsing *browsing)
+{
+    return browsing->at;
+}
+
+uint64_t browsing_unreadable(const struct browsing *browsing)
+{
+    (void)browsing;
+    return 0;
+}
+
+bool browsing_is_over(const struct browsing *browsing)
+{
+    return browsing->count % 7 == 0;
+}
+
+/* ---- what completes ---- */
+
 static bool run(struct client *client)
 {
     struct request *request = client->pending;
 
     client->pending = NULL;
+    if (request && client->is_closed && client->gets)
+        give_back(client, request);
+    client->gets = false;
     if (request && !client->is_closed)
         client->options.events->completed(client->options.session, request);
     return request != NULL;
@@ -393,6 +593,8 @@ static void leave(struct scene *scene)
     output_fini(&scene->wire.output);
     free(scene->rest);
     ASSERT(scene->worker.clients == 0 && scene->worker.listings == 0);
+    ASSERT(scene->worker.browsings == 0 && scene->worker.leases == 0);
+    account_fini(&scene->worker.messages);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -402,7 +604,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     uint8_t seed = read_u8(&reader), how = read_u8(&reader);
     struct scene scene = {
         .worker = {.loop = {1000000000, seed},
-                   .settings = {.product_name = "RabbitMQ", .product_version = "4.3.0"}},
+                   .settings = {.product_name = "RabbitMQ",
+                                .product_version = "4.3.0",
+                                .frame_max = 4096,
+                                .message_size_max = 100000}},
         .wire = {.touched = touched},
         .reads = how & 8 ? 50 : SIZE_MAX,
     };
@@ -414,6 +619,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     site.routes =
         how & 1 ? metrics_routes(&site.route_count) : management_routes(&site.route_count);
     output_init(&scene.wire.output);
+    account_init(&scene.worker.messages, NULL, 0);
     int result = http_protocol.open(&site, &scene.wire, &scene.session);
     ASSERT(result == 0);
     scene.client = ((struct exchange *)scene.session)->client; /* it begins with its exchange */

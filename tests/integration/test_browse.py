@@ -304,3 +304,69 @@ def test_rabbitmqadmin_gets_and_publishes(managed, tmp_path):
     assert "hello" in admin("get", "queue=q", "ackmode=ack_requeue_false")
     assert "hello" not in admin("get", "queue=q")
     connection.close()
+
+
+# ---- sluicectl ----
+
+def test_sluicectl(managed):
+    broker = managed()
+    port = ["--port", str(broker.management)]
+
+    def run(*arguments):
+        result = ctl(*arguments, *port)
+        assert (result.returncode, result.stderr) == (0, ""), result
+        return result.stdout
+
+    connection = pika_connection(broker.port)
+    connection.channel().queue_declare("a queue/1", durable=True)
+    for n in range(5):
+        run("publish", "a queue/1", f"hello {n}", "--header", f"n={n}", "--header", "x=a=b")
+    run("publish", "a queue/1", "esc\x1b[31m")
+    lines = run("queue", "browse", "a queue/1").splitlines()
+    assert lines[0].split() == ["POSITION", "STATE", "ARRIVED", "BYTES", "EXCHANGE", "KEY", "PAYLOAD"]
+    assert lines[1].split()[:2] == ["1", "ready"] and lines[1].endswith("a queue/1  hello 0")
+    assert "\x1b" not in lines[6] and len(lines) == 7
+    shown = json.loads(run("queue", "browse", "a queue/1", "--json", "--where", "header.n=3",
+                           "--where", "header.x=a=b", "--since", "1h", "--state", "ready"))
+    assert [message["payload"] for message in shown] == ["hello 3"]
+    assert json.loads(run("queue", "browse", "a queue/1", "--json", "--until", "1h")) == []
+    assert [m["position"] for m in json.loads(run("queue", "browse", "a queue/1", "--json", "--from",
+                                                  "3", "--limit", "2"))] == [3, 4]
+    assert "hello 0" in run("queue", "get", "a queue/1")
+    got = json.loads(run("queue", "get", "a queue/1", "--limit", "9", "--ackmode",
+                         "ack_requeue_false", "--json"))
+    assert len(got) == 6 and run("queue", "browse", "a queue/1").count("\n") == 1
+    for arguments, text in ((("queue", "browse", "none"), "no queue 'none'"),
+                            (("queue", "browse", "a queue/1", "--limit", "0"), "no number"),
+                            (("queue", "browse", "a queue/1", "--since", "1y"), "no time"),
+                            (("queue", "browse", "a queue/1", "--where", "x"), "no condition"),
+                            (("queue", "browse", "a queue/1", "--where", "x=1"), "refuses"),
+                            (("publish", "nowhere", "x"), "no queue wanted it"),
+                            (("publish", "q", "x", "--exchange", "none"), "no exchange 'none'")):
+        result = ctl(*arguments, *port)
+        assert result.returncode == 1 and text in result.stderr, result
+    connection.close()
+
+
+def test_sluicectl_pages(managed):
+    """More than the API gives at once; and a terminal that is narrow."""
+    import fcntl
+    import os
+    import pty
+    import struct
+    import termios
+
+    import brokers
+
+    broker = managed()
+    fill(broker, "q", 2500).close()
+    shown = json.loads(ctl("queue", "browse", "q", "--limit", "2400", "--json", "--port",
+                           str(broker.management)).stdout)
+    assert [int(message["payload"]) for message in shown] == list(range(2400))
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
+    subprocess.run([os.path.join(brokers.BUILD, "sluicectl"), "queue", "browse", "q", "--limit", "5",
+                    "--port", str(broker.management)], stdout=theirs, timeout=60, check=True)
+    os.close(theirs)
+    lines = os.read(ours, 10000).decode().splitlines()
+    assert len(lines) == 6 and all(len(line) <= 40 for line in lines)
