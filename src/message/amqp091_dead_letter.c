@@ -69,20 +69,21 @@ static void take_address(struct slice entry, struct message_origin *origin)
 
 bool amqp091_origin(const struct message *message, struct message_origin *origin)
 {
-    struct slice headers, name;
+    struct slice headers, queue, why, first;
     struct field death;
 
     if (!(message->flags & MESSAGE_DEAD_LETTER) ||
         !amqp091_properties_headers(message_properties(message), &headers) ||
         !fields_text(headers, "x-first-death-queue", &origin->queue) ||
+        !fields_text(headers, "x-first-death-reason", &first) ||
         !fields_text(headers, "x-first-death-exchange", &origin->exchange) ||
         !fields_text(headers, "x-last-death-reason", &origin->reason))
         return false;
     origin->key = message_key(message);
-    /* the oldest death in that queue stands last */
     struct reader reader = reader_of(deaths_of(message, headers));
     while (next_death(&reader, &death)) {
-        if (fields_text(death.value.bytes, "queue", &name) && slice_equal(name, origin->queue))
+        if (fields_text(death.value.bytes, "queue", &queue) && slice_equal(queue, origin->queue) &&
+            fields_text(death.value.bytes, "reason", &why) && slice_equal(why, first))
             take_address(death.value.bytes, origin);
     }
     return origin->queue.size <= MESSAGE_ADDRESS_MAX &&
