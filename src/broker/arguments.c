@@ -10,6 +10,7 @@
 #define COUNT(array) (sizeof(array) / sizeof(array)[0])
 
 #define PRIORITY_MAX           255
+#define DELIVERY_LIMIT         20 /* of a quorum queue that says nothing */
 #define STREAM_SEGMENT_MAX     3000000000
 #define STREAM_FILTER_SIZE_MIN 16
 #define STREAM_FILTER_SIZE_MAX 255
@@ -23,6 +24,12 @@ const char *queue_type_name(enum queue_type type)
     ASSERT(type < QUEUE_TYPES);
     return type_names[type];
 }
+
+static const char *const queue_overflow_words[] = {
+    [OVERFLOW_DROP_OLDEST] = "drop-head",
+    [OVERFLOW_REFUSE] = "reject-publish",
+    [OVERFLOW_REFUSE_AND_BURY] = "reject-publish-dlx",
+};
 
 /* One argument of one declaration. */
 struct checking {
@@ -101,14 +108,19 @@ static int check_period(const struct checking *checking, const struct field *fie
     return result;
 }
 
+/* *index: which of the words it is; NULL: nobody wants to know. */
 static int check_one_of(const struct checking *checking, const struct field *field,
-                        const char *const *words, size_t count, const char *why)
+                        const char *const *words, unsigned count, const char *why, unsigned *index)
 {
     if (field->type != 'S')
         return refuse_type(checking, field);
-    for (size_t i = 0; i < count; i++)
-        if (slice_is(field->value.bytes, words[i]))
-            return 0;
+    for (unsigned i = 0; i < count; i++) {
+        if (!slice_is(field->value.bytes, words[i]))
+            continue;
+        if (index)
+            *index = i;
+        return 0;
+    }
     return refuse(checking, "%s", why);
 }
 
@@ -185,14 +197,15 @@ static int check_queue_version(const struct checking *checking, const struct fie
 
 static int check_overflow(const struct checking *checking, const struct field *field)
 {
-    static const char *const words[] = {"drop-head", "reject-publish", "reject-publish-dlx"};
-    bool is_quorum = checking->settings.queue->type == QUEUE_QUORUM;
+    struct queue_settings *settings = checking->settings.queue;
+    unsigned count = settings->type == QUEUE_QUORUM ? 2 : COUNT(queue_overflow_words);
+    unsigned index;
 
-    for (unsigned i = 0; i < COUNT(words) && field->type == 'S'; i++) {
-        if (slice_is(field->value.bytes, words[i]))
-            checking->settings.queue->overflow = i;
-    }
-    return check_one_of(checking, field, words, is_quorum ? 2 : 3, "invalid_overflow");
+    int result =
+        check_one_of(checking, field, queue_overflow_words, count, "invalid_overflow", &index);
+    if (result == 0)
+        settings->overflow = (enum queue_overflow)index;
+    return result;
 }
 
 /* One that is longer could be in no message. */
@@ -209,7 +222,7 @@ static int check_dead_letter_exchange(const struct checking *checking, const str
         return fail(checking->failure, E_INVALID,
                     "invalid type '%s' for arg '%s' in queue '%s' in vhost '%s'",
                     field_type_name(field), checking->name, checking->queue_name, checking->vhost);
-    checking->settings.queue->has_dead_letter_exchange = true;
+    checking->settings.queue->dead_letter_exchange = field->value.bytes;
     return check_address(checking, field);
 }
 
@@ -217,28 +230,29 @@ static int check_dead_letter_key(const struct checking *checking, const struct f
 {
     if (field->type != 'S')
         return refuse_type(checking, field);
-    if (!checking->settings.queue->has_dead_letter_exchange)
+    if (!queue_dead_letters(checking->settings.queue))
         return refuse(checking, "routing_key_but_no_dlx_defined");
+    checking->settings.queue->dead_letter_key = field->value.bytes;
     return check_address(checking, field);
 }
 
 static int check_dead_letter_strategy(const struct checking *checking, const struct field *field)
 {
     static const char *const words[] = {"at-most-once", "at-least-once"};
-    return check_one_of(checking, field, words, COUNT(words), "invalid_dlx_strategy");
+    return check_one_of(checking, field, words, COUNT(words), "invalid_dlx_strategy", NULL);
 }
 
 static int check_leader_locator(const struct checking *checking, const struct field *field)
 {
     static const char *const words[] = {"client-local", "balanced", "random", "least-leaders",
                                         "min-masters"};
-    return check_one_of(checking, field, words, COUNT(words), "invalid_queue_locator_arg");
+    return check_one_of(checking, field, words, COUNT(words), "invalid_queue_locator_arg", NULL);
 }
 
 static int check_retry_type(const struct checking *checking, const struct field *field)
 {
     static const char *const words[] = {"disabled", "all", "failed", "returned"};
-    return check_one_of(checking, field, words, COUNT(words), "invalid_delayed_retry_type");
+    return check_one_of(checking, field, words, COUNT(words), "invalid_delayed_retry_type", NULL);
 }
 
 static int check_single_active(const struct checking *checking, const struct field *field)
@@ -404,6 +418,8 @@ int queue_arguments_check(struct slice arguments, const char *queue_name, const 
     if (arguments.size == 0)
         return 0;
     int result = check_queue_type(&checking, &settings->type);
+    if (settings->type == QUEUE_QUORUM)
+        settings->delivery_limit = DELIVERY_LIMIT;
     for (size_t i = 0; i < COUNT(queue_arguments) && result == 0; i++) {
         checking.name = queue_arguments[i].name;
         if (!find(arguments, checking.name, &field))

@@ -12,6 +12,7 @@
 #define SLUICE_BROKER_ARGUMENTS_H
 
 #include "message/fields.h"
+#include "queue/queue.h"
 
 enum queue_type { QUEUE_CLASSIC, QUEUE_QUORUM, QUEUE_STREAM, QUEUE_TYPES };
 
@@ -19,25 +20,27 @@ const char *queue_type_name(enum queue_type type);
 
 #define ARGUMENT_MS_MAX 315360000000 /* ten years: the longest expiry and time to live */
 
-/* What the arguments say, where that is a number or a choice. Texts (x-dead-letter-exchange, ...)
- * are looked up in the arguments. */
+/* What the arguments say. Texts stay where they were read. */
 struct queue_settings {
     enum queue_type type;
-    uint64_t expires_ms;      /* x-expires; 0: never */
-    int64_t message_ttl_ms;   /* -1: none */
-    int64_t length_max;       /* x-max-length; -1: none */
-    int64_t length_bytes_max; /* x-max-length-bytes; -1: none */
-    int64_t delivery_limit;   /* -1: none, which is a quorum queue's own choice only */
-    enum {
-        OVERFLOW_WORD_DROP_HEAD,
-        OVERFLOW_WORD_REJECT_PUBLISH,
-        OVERFLOW_WORD_REJECT_PUBLISH_DLX,
-    } overflow;                  /* x-overflow */
+    uint64_t expires_ms;         /* x-expires; 0: never */
+    int64_t message_ttl_ms;      /* -1: none */
+    int64_t length_max;          /* x-max-length; -1: none */
+    int64_t length_bytes_max;    /* x-max-length-bytes; -1: none */
+    int64_t delivery_limit;      /* -1: none; a quorum queue has one, unless it says otherwise */
     int64_t consumer_timeout_ms; /* -1: the node's */
-    uint8_t priority_max;        /* x-max-priority; 0: no priorities */
+    struct slice dead_letter_exchange; /* data NULL: none */
+    struct slice dead_letter_key;      /* data NULL: the message's own */
+    enum queue_overflow overflow;      /* x-overflow */
+    uint8_t priority_max;              /* x-max-priority; 0: no priorities */
     bool single_active_consumer;
-    bool has_dead_letter_exchange;
 };
+
+/* Has it an exchange for those who die in it? "" is one, too. */
+static inline bool queue_dead_letters(const struct queue_settings *settings)
+{
+    return settings->dead_letter_exchange.data != NULL;
+}
 
 /* On failure the settings have what was read before the argument that is wrong. */
 int queue_arguments_check(struct slice arguments, const char *queue_name, const char *vhost,

@@ -170,8 +170,12 @@ static void test_settings(void **state)
     static const struct field none[3],
         some[3] = {NUMBER("x-expires", 'I', 1800000), NUMBER("x-max-priority", 'b', 10),
                    BOOLEAN("x-single-active-consumer", true)},
-        quorum[3] = {TEXT("x-queue-type", "quorum"), NUMBER("x-delivery-limit", 'I', 20),
-                     NUMBER("x-message-ttl", 'I', 0)};
+        quorum[3] = {TEXT("x-queue-type", "quorum"), NUMBER("x-delivery-limit", 'I', 3),
+                     NUMBER("x-message-ttl", 'I', 0)},
+        unsaid[3] = {TEXT("x-queue-type", "quorum")},
+        unlimited[3] = {TEXT("x-queue-type", "quorum"), NUMBER("x-delivery-limit", 'I', -5)},
+        buries[3] = {TEXT("x-dead-letter-exchange", ""), TEXT("x-dead-letter-routing-key", "k"),
+                     TEXT("x-overflow", "reject-publish-dlx")};
     struct table table;
     struct queue_settings s;
     assert_int_equal(queue_arguments_check(build(&table, none), "q", "/", &s, NULL), 0);
@@ -186,8 +190,17 @@ static void test_settings(void **state)
     assert_true(s.single_active_consumer);
     assert_int_equal(queue_arguments_check(build(&table, quorum), "q", "/", &s, NULL), 0);
     assert_int_equal(s.type, QUEUE_QUORUM);
-    assert_int_equal(s.delivery_limit, 20);
+    assert_int_equal(s.delivery_limit, 3);
     assert_int_equal(s.message_ttl_ms, 0);
+    assert_false(queue_dead_letters(&s));
+    assert_int_equal(queue_arguments_check(build(&table, unsaid), "q", "/", &s, NULL), 0);
+    assert_int_equal(s.delivery_limit, 20);
+    assert_int_equal(queue_arguments_check(build(&table, unlimited), "q", "/", &s, NULL), 0);
+    assert_int_equal(s.delivery_limit, -1);
+    assert_int_equal(queue_arguments_check(build(&table, buries), "q", "/", &s, NULL), 0);
+    assert_true(queue_dead_letters(&s) && s.dead_letter_exchange.size == 0);
+    assert_true(slice_is(s.dead_letter_key, "k"));
+    assert_int_equal(s.overflow, OVERFLOW_REFUSE_AND_BURY);
 }
 
 static void test_properties(void **state)

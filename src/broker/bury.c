@@ -144,16 +144,15 @@ static const char *reason_of(enum settle_reason why)
 static struct message *dead_letter(const struct burial *burial, const struct message *message)
 {
     const struct catalog_queue *queue = burial->queue;
-    struct slice arguments = slice_of(queue->arguments, queue->arguments_size);
     struct death death = {
         .queue = slice_text(queue->name),
+        .exchange = queue->settings.dead_letter_exchange,
+        .key = queue->settings.dead_letter_key,
         .reason = reason_of(burial->dead.why),
         .at_ms = loop_wall_ms(burial->worker->loop),
     };
 
-    bool has_exchange = fields_text(arguments, "x-dead-letter-exchange", &death.exchange);
-    ASSERT(has_exchange);
-    fields_text(arguments, "x-dead-letter-routing-key", &death.key);
+    ASSERT(queue_dead_letters(&queue->settings));
     return message_format(message)->dead_letter(&burial->worker->messages, message, &death);
 }
 

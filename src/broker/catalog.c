@@ -237,8 +237,8 @@ static void put_queue(struct catalog *catalog, struct vhost *vhost, const struct
     list_append(&catalog->queues, &queue->walk_link);
     /* they were checked when it was declared; what an older release let pass acts as far as it can
      */
-    int result = queue_arguments_check(event->arguments, queue->name, vhost->name, &queue->settings,
-                                       &failure);
+    int result = queue_arguments_check(queue_arguments(queue), queue->name, vhost->name,
+                                       &queue->settings, &failure);
     (void)result;
     map_put(&vhost->queues, slice_text(queue->name), queue);
     map_put_number(&catalog->queues_by_id, queue->id, queue);

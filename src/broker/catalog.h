@@ -148,6 +148,12 @@ struct catalog_queue {
     struct list walk_link;  /* in catalog.queues */
 };
 
+/* Whoever gets a message of it is told how often that came back. */
+static inline bool catalog_queue_tells_count(const struct catalog_queue *queue)
+{
+    return queue->settings.type == QUEUE_QUORUM;
+}
+
 struct catalog {
     struct map vhosts; /* by name */
     struct map vhosts_by_id;

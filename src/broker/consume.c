@@ -281,7 +281,7 @@ static int deliver(void *context, struct consumer *consumer, const struct queue_
         .message = item->message,
         .lease = {named, item->sequence},
         .redelivered = item->redelivered,
-        .tells_count = named->settings.type == QUEUE_QUORUM,
+        .tells_count = catalog_queue_tells_count(named),
         .count = item->count,
     };
 
@@ -313,7 +313,7 @@ static bool get_now(struct request *request, struct hosted *hosted)
             .message = item.message,
             .lease = {hosted->named, item.sequence},
             .redelivered = item.redelivered,
-            .tells_count = hosted->named->settings.type == QUEUE_QUORUM,
+            .tells_count = catalog_queue_tells_count(hosted->named),
             .count = item.count,
         };
         worker->delivered += !request->client->is_proxy;

@@ -117,41 +117,22 @@ void hosted_check_unused(struct hosted *hosted)
 
 /* ---- what it does by itself ---- */
 
-#define QUORUM_DELIVERY_LIMIT 20u
-
 static uint64_t or_any(int64_t limit)
 {
     return limit < 0 ? UINT64_MAX : (uint64_t)limit;
 }
 
-static uint32_t returns_max(const struct catalog_queue *named)
-{
-    int64_t limit = named->settings.delivery_limit;
-    int64_t given;
-
-    if (named->settings.type != QUEUE_QUORUM || limit > UINT32_MAX)
-        return UINT32_MAX;
-    if (!fields_integer(slice_of(named->arguments, named->arguments_size), "x-delivery-limit",
-                        &given))
-        return QUORUM_DELIVERY_LIMIT;
-    return limit < 0 ? UINT32_MAX : (uint32_t)limit;
-}
-
 static void set_rules(struct hosted *hosted)
 {
-    static const enum queue_overflow overflows[] = {
-        [OVERFLOW_WORD_DROP_HEAD] = OVERFLOW_DROP_OLDEST,
-        [OVERFLOW_WORD_REJECT_PUBLISH] = OVERFLOW_REFUSE,
-        [OVERFLOW_WORD_REJECT_PUBLISH_DLX] = OVERFLOW_REFUSE_AND_BURY,
-    };
     const struct queue_settings *settings = &hosted->named->settings;
+    uint64_t returns_max = or_any(settings->delivery_limit);
     struct queue_rules rules = {
         .length_max = or_any(settings->length_max),
         .bytes_max = or_any(settings->length_bytes_max),
         .lives_ms = or_any(settings->message_ttl_ms),
-        .returns_max = returns_max(hosted->named),
-        .overflow = overflows[settings->overflow],
-        .buries = settings->has_dead_letter_exchange,
+        .returns_max = returns_max > UINT32_MAX ? UINT32_MAX : (uint32_t)returns_max,
+        .overflow = settings->overflow,
+        .buries = queue_dead_letters(settings),
         .chooses = settings->single_active_consumer,
     };
 

@@ -45,7 +45,7 @@ static void take_delivery(struct peer *peer, struct request *request, struct let
 
     delivery->message = take_message(peer, &answer->message);
     delivery->redelivered = answer->redelivered;
-    delivery->tells_count = queue && queue->settings.type == QUEUE_QUORUM;
+    delivery->tells_count = queue && catalog_queue_tells_count(queue);
     delivery->count = answer->count;
     if (delivery->message && (queue || request->settles_itself)) {
         delivery->lease.sequence = answer->sequence;
@@ -349,7 +349,7 @@ static int deliver(struct subscription *subscription, struct message *message, u
 
     if (!queue) /* deleted since; the consumer is about to be told */
         return 0;
-    delivery.tells_count = queue->settings.type == QUEUE_QUORUM;
+    delivery.tells_count = catalog_queue_tells_count(queue);
     int result =
         client->options.events->deliver(client->options.session, subscription->cookie, &delivery);
     subscription->is_refused = result != 0;
