@@ -31,6 +31,17 @@ static const char *const queue_overflow_words[] = {
     [OVERFLOW_REFUSE_AND_BURY] = "reject-publish-dlx",
 };
 
+bool queue_overflow_parse(struct slice word, enum queue_overflow *overflow)
+{
+    for (unsigned i = 0; i < COUNT(queue_overflow_words); i++) {
+        if (slice_is(word, queue_overflow_words[i])) {
+            *overflow = (enum queue_overflow)i;
+            return true;
+        }
+    }
+    return false;
+}
+
 /* One argument of one declaration. */
 struct checking {
     struct slice arguments;
@@ -203,8 +214,10 @@ static int check_overflow(const struct checking *checking, const struct field *f
 
     int result =
         check_one_of(checking, field, queue_overflow_words, count, "invalid_overflow", &index);
-    if (result == 0)
+    if (result == 0) {
         settings->overflow = (enum queue_overflow)index;
+        settings->says_overflow = true;
+    }
     return result;
 }
 
@@ -267,9 +280,11 @@ static int check_delivery_limit(const struct checking *checking, const struct fi
 {
     int result = check_integer(checking, field);
 
-    if (result == 0)
+    if (result == 0) {
         checking->settings.queue->delivery_limit =
             field->value.integer < 0 ? -1 : field->value.integer;
+        checking->settings.queue->says_delivery_limit = true;
+    }
     return result;
 }
 

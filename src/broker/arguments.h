@@ -34,7 +34,11 @@ struct queue_settings {
     enum queue_overflow overflow;      /* x-overflow */
     uint8_t priority_max;              /* x-max-priority; 0: no priorities */
     bool single_active_consumer;
+    bool says_overflow, says_delivery_limit; /* these are not what goes without saying */
 };
+
+/* "drop-head", ...; false: there is no such word. */
+bool queue_overflow_parse(struct slice word, enum queue_overflow *overflow) MUST_CHECK;
 
 /* Has it an exchange for those who die in it? "" is one, too. */
 static inline bool queue_dead_letters(const struct queue_settings *settings)

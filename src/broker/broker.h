@@ -105,6 +105,9 @@ struct request {
             uint64_t ready; /* what is left */
         } get;
         struct consumer *consumer; /* subscribe */
+        struct {
+            bool was_there; /* set: in place of one of that name */
+        } policy;
     } result;
 
     /* The broker's from here. */
@@ -209,8 +212,10 @@ struct listing;
 #define LISTING_PAGE 32u
 
 struct queue_facts {
-    struct slice name, vhost, arguments; /* borrowed until the next page */
-    const char *type;                    /* "classic" */
+    struct slice name, vhost, arguments;  /* borrowed until the next page */
+    struct slice policy, operator_policy; /* those that apply to it; empty: none; likewise */
+    struct slice policy_definition; /* of both together; borrowed until the next of the page */
+    const char *type;               /* "classic" */
     bool durable, auto_delete, exclusive;
     uint32_t shard, worker; /* worker: from 0 */
     bool has_counts;        /* false: it is on its way from one worker to another */
@@ -232,8 +237,7 @@ void listing_close(struct listing *listing);
 int listing_next(struct listing *listing, struct request *request);
 size_t listing_count(const struct listing *listing);
 /* false: it has been deleted meanwhile. */
-bool listing_queue(const struct listing *listing, size_t index,
-                   struct queue_facts *facts) MUST_CHECK;
+bool listing_queue(struct listing *listing, size_t index, struct queue_facts *facts) MUST_CHECK;
 
 /* There is no page after this one. */
 bool listing_is_over(const struct listing *listing);
@@ -357,6 +361,49 @@ int broker_declare_queue(struct client *client, struct request *request,
 int broker_delete_queue(struct client *client, struct request *request, struct slice name,
                         bool if_unused, bool if_empty);
 int broker_purge_queue(struct client *client, struct request *request, struct slice name);
+
+/* ---- policies: settings for all queues and exchanges whose names match ---- */
+
+struct policy_spec {
+    struct slice vhost, name;
+    bool is_operator;
+    struct slice pattern;    /* a regular expression */
+    struct slice apply_to;   /* "all", "queues", ... */
+    int64_t priority;        /* the highest of those that match acts */
+    struct slice definition; /* a table: message/fields.h */
+};
+
+/* Completes when it is durable and acts on all that it concerns, everywhere; then
+ * result.policy.was_there tells whether there was one of that name. For administrators, and for
+ * policymakers unless it is an operator's. E_INVALID, E_DENIED, E_NOT_FOUND (virtual host), E_LIMIT
+ * (too many), E_FULL, E_FAILED. */
+int broker_set_policy(struct client *client, struct request *request,
+                      const struct policy_spec *spec);
+
+/* The same; E_NOT_FOUND: there is none of that name. */
+int broker_clear_policy(struct client *client, struct request *request, struct slice vhost,
+                        bool is_operator, struct slice name);
+
+struct policy_facts { /* borrowed until the broker is called again */
+    struct slice vhost, name, pattern, definition;
+    const char *apply_to;
+    int64_t priority;
+};
+
+/* For those who may set it. E_NOT_FOUND, E_DENIED. */
+int broker_find_policy(struct client *client, struct slice vhost, bool is_operator,
+                       struct slice name, struct policy_facts *facts,
+                       struct failure *failure) MUST_CHECK;
+
+/* Those that there are, over any number of turns, in each virtual host by falling priority. After
+ * login. Empty: all virtual hosts that the user sees. NULL with E_NOT_FOUND (virtual host),
+ * E_DENIED. */
+struct policy_list *policy_list_open(struct client *client, struct slice vhost, bool is_operator,
+                                     struct failure *failure) MUST_CHECK;
+
+/* false: there is none left. */
+bool policy_list_next(struct policy_list *list, struct policy_facts *facts) MUST_CHECK;
+void policy_list_close(struct policy_list *list);
 
 struct binding_spec {
     struct slice source;      /* exchange */

@@ -23,6 +23,13 @@ struct worker {
     struct mailbox *mailbox; /* NULL: it is alone */
 
     struct catalog catalog;
+    struct policy_round {
+        bool is_on, is_stale; /* is_stale: they have changed since it began */
+        uint64_t event, done; /* as they are by that event; and by the round before */
+        struct catalog_walk queues;
+        uint64_t *exchanges; /* ids of those that are to be looked at still */
+        size_t exchange_count;
+    } policies;
     bool catalog_is_suspect; /* recovery met corruption: what is unknown is kept */
     struct changes *changes;
 
@@ -268,6 +275,23 @@ void queue_dropped(void *context, struct catalog_queue *queue);
 int worker_create_vhost(struct worker *worker, struct slice name,
                         struct failure *failure) MUST_CHECK;
 
+/* ---- policies (policies.c) ---- */
+
+/* The catalog's callback. */
+void policies_changed(void *context);
+
+/* A slice of bringing them into force; true: they are. */
+bool policies_slice(struct worker *worker);
+bool policies_are_in_force(const struct worker *worker);
+
+/* The same at once, at a start, before queues do anything. */
+void policies_boot(struct worker *worker);
+void policies_free(struct worker *worker);
+
+/* The request becomes a job that is done when the policies that are known here now are in force
+ * here. */
+void policies_work(struct request *request);
+
 /* ---- publishing (publish.c) ---- */
 
 /* The queues that a publish goes to, in an array that is good until the next call. */
@@ -370,6 +394,13 @@ void browses_free(struct worker *worker); /* after the logs, which may be readin
 void transactions_free(struct worker *worker); /* those that are given up */
 
 /* ---- looking (look.c) ---- */
+
+/* By the user's tags, or because it may enter. */
+bool client_sees(const struct client *client, const struct vhost *vhost);
+bool client_may_enter(const struct client *client, const struct vhost *vhost);
+
+/* The virtual host of that name, if this user sees it. E_NOT_FOUND, E_DENIED. */
+struct vhost *client_find_vhost(struct client *client, struct slice name, struct failure *failure);
 
 /* The request's `internal` and `slice` become a job that fills in the report of this worker. It
  * goes on with `next`. */

@@ -152,7 +152,6 @@ static struct message *dead_letter(const struct burial *burial, const struct mes
         .at_ms = loop_wall_ms(burial->worker->loop),
     };
 
-    ASSERT(queue_dead_letters(&queue->settings));
     return message_format(message)->dead_letter(&burial->worker->messages, message, &death);
 }
 
@@ -184,6 +183,11 @@ static void publish_dead_letter(struct burial *burial, struct message *message)
     size_t settlements = burial->dead.sequence > 0;
     struct failure failure;
 
+    if (!queue_dead_letters(&burial->queue->settings)) { /* not any more */
+        message_unref(message);
+        settle_alone(burial, OUTCOME_BURIED);
+        return;
+    }
     burial->publish.message = dead_letter(burial, message);
     message_unref(message);
     if (!burial->publish.message)

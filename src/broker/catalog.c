@@ -23,6 +23,7 @@ void catalog_init(struct catalog *catalog, uint64_t seed)
     map_init_bytes(&catalog->permissions, catalog->seed);
     map_init_numbers(&catalog->exchanges_by_id, catalog->seed);
     map_init_numbers(&catalog->queues_by_id, catalog->seed);
+    map_init_numbers(&catalog->policies_by_id, catalog->seed);
     catalog->recent = memory_new(CATALOG_RECENT * sizeof(void *));
 }
 
@@ -98,6 +99,8 @@ static struct vhost *put_vhost(struct catalog *catalog, uint64_t id, struct slic
     vhost->name = memory_text(name);
     map_init_bytes(&vhost->exchanges, catalog->seed);
     map_init_bytes(&vhost->queues, catalog->seed);
+    for (unsigned kind = 0; kind < POLICY_KINDS; kind++)
+        list_init(&vhost->policies[kind]);
     map_put(&catalog->vhosts, slice_text(vhost->name), vhost);
     map_put_number(&catalog->vhosts_by_id, id, vhost);
     catalog->version++;
@@ -186,7 +189,6 @@ static void put_exchange(struct catalog *catalog, struct vhost *vhost,
 {
     struct catalog_exchange *exchange = vhost_exchange(vhost, event->name);
     struct slice arguments = event->arguments;
-    struct slice alternate;
 
     id_used(catalog, event->id);
     if (exchange)
@@ -201,15 +203,12 @@ static void put_exchange(struct catalog *catalog, struct vhost *vhost,
     exchange->arguments_size = arguments.size;
     exchange->version = catalog->events;
     exchange->route = route_exchange_add(catalog->routes, event->id, event->type);
-    if (fields_text(arguments, "alternate-exchange", &alternate) &&
-        catalog_name_is_valid(alternate))
-        exchange->alternate_name = memory_text(alternate);
-    vhost->alternates += exchange->alternate_name != NULL;
     if (event->name.size == 0)
         vhost->default_exchange = exchange;
     else
         map_put(&vhost->exchanges, slice_text(exchange->name), exchange);
     map_put_number(&catalog->exchanges_by_id, event->id, exchange);
+    catalog_exchange_refresh(catalog, exchange);
     link_alternates(vhost);
     catalog->version++;
 }
@@ -217,7 +216,6 @@ static void put_exchange(struct catalog *catalog, struct vhost *vhost,
 static void put_queue(struct catalog *catalog, struct vhost *vhost, const struct queue_event *event)
 {
     struct catalog_queue *queue = vhost_queue(vhost, event->name);
-    struct failure failure;
 
     id_used(catalog, event->id);
     if (queue)
@@ -235,11 +233,7 @@ static void put_queue(struct catalog *catalog, struct vhost *vhost, const struct
     queue->version = catalog->events;
     list_init(&queue->owner_link);
     list_append(&catalog->queues, &queue->walk_link);
-    /* they were checked when it was declared; what an older release let pass acts as far as it can
-     */
-    int result = queue_arguments_check(queue_arguments(queue), queue->name, vhost->name,
-                                       &queue->settings, &failure);
-    (void)result;
+    catalog_queue_refresh(queue);
     map_put(&vhost->queues, slice_text(queue->name), queue);
     map_put_number(&catalog->queues_by_id, queue->id, queue);
     catalog->version++;
@@ -267,6 +261,15 @@ static void binding_lost(void *context, struct route_exchange *source, struct sl
         catalog->binding_lost(catalog->context, id);
 }
 
+static void exchange_free(struct catalog_exchange *exchange)
+{
+    policy_unref(exchange->policy);
+    free(exchange->name);
+    free(exchange->arguments);
+    free(exchange->alternate_name);
+    free(exchange);
+}
+
 static void drop_exchange(struct catalog *catalog, struct catalog_exchange *exchange)
 {
     struct vhost *vhost = exchange->vhost;
@@ -281,10 +284,7 @@ static void drop_exchange(struct catalog *catalog, struct catalog_exchange *exch
     route_exchange_remove(catalog->routes, exchange->route);
     vhost->alternates -= exchange->alternate_name != NULL;
     catalog->version++;
-    free(exchange->name);
-    free(exchange->arguments);
-    free(exchange->alternate_name);
-    free(exchange);
+    exchange_free(exchange);
 }
 
 /* Walks that have come to it go on behind it. */
@@ -320,6 +320,8 @@ static void queue_free(struct catalog_queue *queue)
 {
     ASSERT(!queue->hosted);
     list_remove(&queue->owner_link);
+    for (unsigned kind = 0; kind < POLICY_KINDS; kind++)
+        policy_unref(queue->policies[kind]);
     free(queue->name);
     free(queue->arguments);
     free(queue);
@@ -398,12 +400,8 @@ void catalog_fini(struct catalog *catalog)
 {
     struct map_cursor cursor = {0};
 
-    for (struct catalog_exchange *e; (e = map_next(&catalog->exchanges_by_id, &cursor));) {
-        free(e->name);
-        free(e->arguments);
-        free(e->alternate_name);
-        free(e);
-    }
+    for (struct catalog_exchange *e; (e = map_next(&catalog->exchanges_by_id, &cursor));)
+        exchange_free(e);
     cursor = (struct map_cursor){0};
     for (struct permission *p; (p = map_next(&catalog->permissions, &cursor));)
         permission_free(p);
@@ -420,6 +418,9 @@ void catalog_fini(struct catalog *catalog)
     for (struct list *link; (link = list_first(&catalog->forgotten));)
         queue_free(CONTAINER_OF(link, struct catalog_queue, owner_link));
     cursor = (struct map_cursor){0};
+    for (struct policy *p; (p = map_next(&catalog->policies_by_id, &cursor));)
+        policy_unref(p);
+    cursor = (struct map_cursor){0};
     for (struct vhost *v; (v = map_next(&catalog->vhosts_by_id, &cursor));)
         vhost_free(v);
     route_table_free(catalog->routes);
@@ -429,6 +430,7 @@ void catalog_fini(struct catalog *catalog)
     map_fini(&catalog->permissions);
     map_fini(&catalog->exchanges_by_id);
     map_fini(&catalog->queues_by_id);
+    map_fini(&catalog->policies_by_id);
     free(catalog->recent);
 }
 
@@ -567,12 +569,43 @@ void catalog_encode_binding(struct writer *w, enum catalog_event kind, uint64_t 
     write_text(w, arguments);
 }
 
+void catalog_encode_policy(struct writer *w, const struct policy_event *event)
+{
+    write_u8(w, CATALOG_POLICY);
+    write_varint(w, event->id);
+    write_varint(w, event->vhost);
+    write_u8(w, (uint8_t)event->kind);
+    write_u8(w, (uint8_t)event->target);
+    write_le64(w, (uint64_t)event->priority);
+    write_text(w, event->name);
+    write_text(w, event->pattern);
+    write_text(w, event->definition);
+}
+
+int catalog_decode_policy(struct slice bytes, struct policy_event *event)
+{
+    struct reader r = reader_of(bytes);
+    bool is_one = read_u8(&r) == CATALOG_POLICY;
+
+    event->id = read_varint(&r);
+    event->vhost = read_varint(&r);
+    uint8_t kind = read_u8(&r), target = read_u8(&r);
+    event->priority = (int64_t)read_le64(&r);
+    event->name = read_text(&r);
+    event->pattern = read_text(&r);
+    event->definition = read_text(&r);
+    event->kind = (enum policy_kind)kind;
+    event->target = (enum policy_target)target;
+    return is_one && !r.failed && kind < POLICY_KINDS && target < POLICY_TARGETS ? 0 : E_CORRUPT;
+}
+
 /* May something new have this id? Ids are never used again, nor twice. */
 static bool id_is_free(const struct catalog *catalog, uint64_t id)
 {
     return id > 0 && id < UINT64_MAX / 2 && !map_get_number(&catalog->vhosts_by_id, id) &&
            !map_get_number(&catalog->exchanges_by_id, id) &&
-           !map_get_number(&catalog->queues_by_id, id);
+           !map_get_number(&catalog->queues_by_id, id) &&
+           !map_get_number(&catalog->policies_by_id, id);
 }
 
 static int apply_vhost(struct catalog *catalog, struct reader *r)
@@ -643,9 +676,39 @@ static int apply_binding(struct catalog *catalog, struct reader *r, enum catalog
     return 0;
 }
 
+static int apply_policy(struct catalog *catalog, struct slice bytes)
+{
+    struct policy_event event;
+    struct policy *policy;
+    struct failure failure;
+
+    if (catalog_decode_policy(bytes, &event) != 0 || !catalog_name_is_valid(event.name) ||
+        fields_check(event.definition, &failure) != 0)
+        return E_CORRUPT;
+    struct vhost *vhost = map_get_number(&catalog->vhosts_by_id, event.vhost);
+    const struct policy *before = map_get_number(&catalog->policies_by_id, event.id);
+    bool is_same = before && before->vhost == vhost && before->kind == event.kind &&
+                   slice_is(event.name, before->name);
+    if (!is_same && !id_is_free(catalog, event.id))
+        return E_CORRUPT;
+    id_used(catalog, event.id);
+    if (!vhost) {
+        catalog->unknown_records++;
+        return 0;
+    }
+    if (policy_new(&event, vhost, &policy, &failure) != 0)
+        return E_CORRUPT;
+    catalog_put_policy(catalog, policy);
+    return 0;
+}
+
 static int apply_drop(struct catalog *catalog, enum catalog_event kind, uint64_t id)
 {
-    if (kind == CATALOG_EXCHANGE_DROP) {
+    if (kind == CATALOG_POLICY_DROP) {
+        struct policy *policy = map_get_number(&catalog->policies_by_id, id);
+        if (policy)
+            catalog_drop_policy(catalog, policy);
+    } else if (kind == CATALOG_EXCHANGE_DROP) {
         struct catalog_exchange *exchange = map_get_number(&catalog->exchanges_by_id, id);
         if (exchange)
             drop_exchange(catalog, exchange);
@@ -736,8 +799,11 @@ static int apply(struct catalog *catalog, struct slice event)
         return apply_exchange(catalog, event);
     case CATALOG_QUEUE:
         return apply_queue(catalog, event);
+    case CATALOG_POLICY:
+        return apply_policy(catalog, event);
     case CATALOG_EXCHANGE_DROP:
-    case CATALOG_QUEUE_DROP: {
+    case CATALOG_QUEUE_DROP:
+    case CATALOG_POLICY_DROP: {
         uint64_t id = read_varint(&r);
         return r.failed || id > UINT64_MAX / 2 ? E_CORRUPT
                                                : apply_drop(catalog, (enum catalog_event)kind, id);
@@ -768,6 +834,7 @@ enum {
     STAGE_VHOSTS,
     STAGE_USERS,
     STAGE_PERMISSIONS,
+    STAGE_POLICIES, /* before what they apply to */
     STAGE_EXCHANGES,
     STAGE_QUEUES,
     STAGE_BINDINGS,
@@ -783,6 +850,8 @@ static const struct map *stage_map(const struct catalog *catalog, unsigned stage
         return &catalog->users;
     case STAGE_PERMISSIONS:
         return &catalog->permissions;
+    case STAGE_POLICIES:
+        return &catalog->policies_by_id;
     case STAGE_QUEUES:
         return &catalog->queues_by_id;
     default:
@@ -795,6 +864,8 @@ static uint64_t stage_id(unsigned stage, const void *object)
     switch (stage) {
     case STAGE_VHOSTS:
         return ((const struct vhost *)object)->id;
+    case STAGE_POLICIES:
+        return ((const struct policy *)object)->id;
     case STAGE_QUEUES:
         return ((const struct catalog_queue *)object)->id;
     case STAGE_EXCHANGES:
@@ -861,6 +932,19 @@ static bool encode_current(const struct catalog *catalog, struct catalog_cursor 
                                   pattern_text(p->configure), pattern_text(p->write),
                                   pattern_text(p->read));
         return true;
+    }
+    case STAGE_POLICIES: {
+        const struct policy *p = map_get_number(&catalog->policies_by_id, id);
+        if (p)
+            catalog_encode_policy(w, &(struct policy_event){.id = id,
+                                                            .vhost = p->vhost->id,
+                                                            .kind = p->kind,
+                                                            .target = p->target,
+                                                            .priority = p->priority,
+                                                            .name = slice_text(p->name),
+                                                            .pattern = pattern_text(p->pattern),
+                                                            .definition = policy_definition(p)});
+        return p;
     }
     case STAGE_EXCHANGES: {
         const struct catalog_exchange *e = map_get_number(&catalog->exchanges_by_id, id);

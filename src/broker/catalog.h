@@ -1,12 +1,13 @@
 /*
- * The catalog: virtual hosts, users, permissions, exchanges, queues and bindings; one worker's
- * copy. It knows what there is and who may use it, not what is in it: the messages of a queue are
- * with the worker that hosts its shard (hosted.h).
+ * The catalog: virtual hosts, users, permissions, policies, exchanges, queues and bindings; one
+ * worker's copy. It knows what there is and who may use it, not what is in it: the messages of a
+ * queue are with the worker that hosts its shard (hosted.h).
  *
  * It changes through *events* alone. Each change is one event, which every worker applies to its
  * copy, in the same order; events of durable objects are logged before, and recovery applies them
  * again. Applying is idempotent ("put X as this", "drop X"), so a snapshot may be written while
- * events go on. Ids are 64-bit, of exchanges and queues together, and never used again.
+ * events go on. Ids are 64-bit, of virtual hosts, policies, exchanges and queues together, and
+ * never used again.
  *
  *   event   kind u8, then:
  *     NEXT_ID        id varint
@@ -27,6 +28,9 @@
  *     QUEUE_STRANDED id varint: the next start finds out where it is; never in the log
  *     BINDING        source varint, target varint, key, arguments
  *     BINDING_DROP   the same
+ *     POLICY         id varint, vhost varint, kind u8, target u8, priority le64, name, pattern,
+ *                    definition (policy.h)
+ *     POLICY_DROP    id varint
  *   names and texts: size varint, bytes. flags: enum catalog_flag.
  *
  * The catalog owns all objects. A lease can outlive its queue: the object is freed with the last
@@ -35,10 +39,8 @@
 #ifndef SLUICE_BROKER_CATALOG_H
 #define SLUICE_BROKER_CATALOG_H
 
-#include "auth/pattern.h"
-#include "base/list.h"
 #include "base/map.h"
-#include "broker/arguments.h"
+#include "broker/policy.h"
 #include "route/route.h"
 
 struct hosted;
@@ -65,6 +67,8 @@ enum catalog_event {
     CATALOG_QUEUE_MOVED,
     CATALOG_QUEUE_STAYS,
     CATALOG_QUEUE_STRANDED,
+    CATALOG_POLICY,
+    CATALOG_POLICY_DROP,
 };
 
 enum catalog_flag {
@@ -89,7 +93,9 @@ struct vhost {
     struct catalog_exchange *default_exchange;
     uint64_t headers_bindings; /* while 0, routes depend on exchange and key alone */
     uint64_t binding_count;
-    uint64_t alternates; /* exchanges that name one */
+    uint64_t alternates;                /* exchanges that name one */
+    struct list policies[POLICY_KINDS]; /* by falling priority, then by name */
+    uint32_t policy_count[POLICY_KINDS];
 };
 
 struct user {
@@ -113,7 +119,8 @@ struct catalog_exchange {
     size_t arguments_size;
     struct route_exchange *route;
     struct catalog_exchange *alternate; /* as far as it exists */
-    char *alternate_name;               /* or NULL */
+    char *alternate_name;               /* or NULL; by its arguments, or by the policy */
+    struct policy *policy;              /* that applies to it, a reference, or NULL */
     bool had_bindings;
     uint64_t version; /* of the event that made it, see catalog.events */
 };
@@ -135,8 +142,9 @@ struct catalog_queue {
     struct client_identity owner; /* of an exclusive queue */
     uint8_t *arguments;
     size_t arguments_size;
-    struct queue_settings settings;
-    uint64_t version; /* of the event that made it, or that dropped it */
+    struct queue_settings settings;        /* those that act: arguments and policies together */
+    struct policy *policies[POLICY_KINDS]; /* that apply to it, references, or NULL */
+    uint64_t version;                      /* of the event that made it, or that dropped it */
 
     /* The broker's (places.h): how to get at it from this worker. */
     struct place *place;    /* for what is published */
@@ -159,7 +167,7 @@ struct catalog {
     struct map vhosts_by_id;
     struct map users;
     struct map permissions; /* by user, 0, vhost id */
-    struct map exchanges_by_id, queues_by_id;
+    struct map exchanges_by_id, queues_by_id, policies_by_id;
     struct catalog_queue **recent; /* queues that were looked up, by the end of their id */
     struct list forgotten;         /* dropped queues to which somebody still refers */
     struct list queues;            /* all, in the order in which they came */
@@ -177,6 +185,10 @@ struct catalog {
     void (*queue_added)(void *context, struct catalog_queue *queue);
     void (*queue_dropped)(void *context, struct catalog_queue *queue);
     void (*binding_lost)(void *context, uint64_t exchange_id); /* this exchange, as source */
+
+    /* Policies are others now: all queues and exchanges have to be looked at again, as soon as can
+     * be (catalog_queue_refresh()). */
+    void (*policies_changed)(void *context);
 
     /* It has come to another shard, which it names already. */
     void (*queue_moved)(void *context, struct catalog_queue *queue);
@@ -253,6 +265,19 @@ static inline struct slice queue_arguments(const struct catalog_queue *queue)
     return slice_of(queue->arguments, queue->arguments_size);
 }
 
+/* ---- policies (catalog_policy.c) ---- */
+
+struct policy *vhost_policy(const struct vhost *vhost, enum policy_kind kind, struct slice name);
+
+/* Takes the policy, in place of the one of its name. */
+void catalog_put_policy(struct catalog *catalog, struct policy *policy);
+void catalog_drop_policy(struct catalog *catalog, struct policy *policy);
+
+/* Finds out again which policies apply to it, and what acts of them. What is new has been through
+ * this. */
+void catalog_queue_refresh(struct catalog_queue *queue);
+void catalog_exchange_refresh(struct catalog *catalog, struct catalog_exchange *exchange);
+
 /* ---- events: encode into a writer, apply from bytes ---- */
 
 void catalog_encode_next_id(struct writer *w, uint64_t id);
@@ -280,6 +305,9 @@ struct queue_event {
 void catalog_encode_queue(struct writer *w, const struct queue_event *event);
 int catalog_decode_queue(struct slice bytes, struct queue_event *event) MUST_CHECK;
 void catalog_encode_drop(struct writer *w, enum catalog_event kind, uint64_t id);
+
+void catalog_encode_policy(struct writer *w, const struct policy_event *event);
+int catalog_decode_policy(struct slice bytes, struct policy_event *event) MUST_CHECK;
 
 /* MOVING, MOVED: a shard; STAYS: why, as a positive number; STRANDED: 0. */
 void catalog_encode_move(struct writer *w, enum catalog_event kind, uint64_t id, uint32_t what);

@@ -251,6 +251,121 @@ static void alternates_find_each_other(void **state)
     teardown(&f);
 }
 
+static void policy(struct writer *w, uint64_t id, const char *name, int64_t priority,
+                   const char *pattern, const char *alternate)
+{
+    uint8_t bytes[128];
+    struct writer definition = writer_of(bytes, sizeof bytes);
+
+    fields_put_text(&definition, "alternate-exchange", slice_text(alternate));
+    catalog_encode_policy(
+        w, &(struct policy_event){.id = id,
+                                  .vhost = 1,
+                                  .target = POLICY_ALL,
+                                  .priority = priority,
+                                  .name = slice_text(name),
+                                  .pattern = slice_text(pattern),
+                                  .definition = slice_of(bytes, writer_size(&definition))});
+}
+
+static const char *applies(const struct fixture *f, const char *exchange)
+{
+    const struct vhost *vhost = catalog_vhost(&f->catalog, slice_text("/"));
+    const struct policy *policy = vhost_exchange(vhost, slice_text(exchange))->policy;
+
+    return policy ? policy->name : "none";
+}
+
+static void refresh_all(struct fixture *f)
+{
+    struct map_cursor cursor = {0};
+
+    for (struct catalog_exchange *e; (e = map_next(&f->catalog.exchanges_by_id, &cursor));)
+        catalog_exchange_refresh(&f->catalog, e);
+}
+
+/* Who comes has what applies; who is there already, when it is looked at again. */
+static void policies(void **state)
+{
+    struct fixture a, b;
+
+    (void)state;
+    setup(&a);
+    setup(&b);
+    fill(&a);
+    EVENT(&a, policy(&w, 10, "p", 1, "^t", "h"));
+    EVENT(&a, policy(&w, 11, "q", 2, "^u", "h"));
+    EVENT(&a, exchange(&w, 12, CATALOG_DURABLE, EXCHANGE_TOPIC, "t2", NONE));
+    struct vhost *vhost = catalog_vhost(&a.catalog, slice_text("/"));
+    const struct catalog_exchange *t = vhost_exchange(vhost, slice_text("t"));
+    assert_string_equal(applies(&a, "t2"), "p");
+    assert_string_equal(applies(&a, "t"), "none");
+    refresh_all(&a);
+    assert_string_equal(applies(&a, "t"), "p");
+    assert_string_equal(applies(&a, ""), "none");
+    assert_ptr_equal(t->alternate, vhost_exchange(vhost, slice_text("h")));
+    assert_int_equal(vhost->alternates, 2);
+
+    /* the same name is the same policy, with what it is now */
+    EVENT(&a, policy(&w, 11, "q", 2, "^t", "t2"));
+    refresh_all(&a);
+    assert_string_equal(applies(&a, "t"), "q");
+    assert_ptr_equal(t->alternate, vhost_exchange(vhost, slice_text("t2")));
+    assert_int_equal(vhost->policy_count[POLICY_OF_USERS], 2);
+    copy_by_snapshot(&a, &b);
+    assert_string_equal(applies(&b, "t"), "q");
+    assert_string_equal(applies(&b, "t2"), "q");
+    copy_by_snapshot(&a, &b);
+    assert_int_equal(map_count(&b.catalog.policies_by_id), 2);
+
+    EVENT(&a, catalog_encode_drop(&w, CATALOG_POLICY_DROP, 11));
+    EVENT(&a, catalog_encode_drop(&w, CATALOG_POLICY_DROP, 10));
+    assert_ptr_equal(t->alternate, vhost_exchange(vhost, slice_text("t2"))); /* not yet */
+    refresh_all(&a);
+    assert_null(t->alternate);
+    assert_int_equal(vhost->alternates, 0);
+    teardown(&a);
+    teardown(&b);
+}
+
+static void policies_that_cannot_be(void **state)
+{
+    struct fixture f;
+    uint8_t bytes[256];
+
+    (void)state;
+    setup(&f);
+    fill(&f);
+    EVENT(&f, policy(&w, 10, "p", 1, "^t", "h"));
+    struct writer w = writer_of(bytes, sizeof bytes);
+    policy(&w, 20, "x", 1, "^t", "h");
+    for (size_t size = 0; size < writer_size(&w); size++)
+        assert_int_equal(catalog_apply(&f.catalog, slice_of(bytes, size)), E_CORRUPT);
+    w = writer_of(bytes, sizeof bytes);
+    policy(&w, 20, "x", 1, "(", "h");
+    assert_int_equal(catalog_apply(&f.catalog, slice_of(bytes, writer_size(&w))), E_CORRUPT);
+    for (uint64_t id = 3; id <= 10; id += 7) { /* an exchange's; another policy's */
+        w = writer_of(bytes, sizeof bytes);
+        policy(&w, id, "x", 1, "^t", "h");
+        assert_int_equal(catalog_apply(&f.catalog, slice_of(bytes, writer_size(&w))), E_CORRUPT);
+    }
+    w = writer_of(bytes, sizeof bytes);
+    policy(&w, 20, "x", 1, "^t", "h");
+    for (unsigned i = 3; i <= 4; i++) { /* of no kind; for nothing */
+        uint8_t before = bytes[i];
+        bytes[i] = 9;
+        assert_int_equal(catalog_apply(&f.catalog, slice_of(bytes, writer_size(&w))), E_CORRUPT);
+        bytes[i] = before;
+    }
+    assert_int_equal(catalog_apply(&f.catalog, slice_of(bytes, writer_size(&w))), 0);
+    bytes[2] = 99; /* in no virtual host that is there */
+    bytes[1] = 21;
+    assert_int_equal(catalog_apply(&f.catalog, slice_of(bytes, writer_size(&w))), 0);
+    assert_int_equal(f.catalog.unknown_records, 1);
+    assert_int_equal(f.catalog.next_id, 22);
+    teardown(&f);
+}
+
 static void put(struct fixture *f, uint64_t id)
 {
     char name[16];
@@ -318,6 +433,8 @@ int main(void)
         cmocka_unit_test(nonsense),
         cmocka_unit_test(walks),
         cmocka_unit_test(alternates_find_each_other),
+        cmocka_unit_test(policies),
+        cmocka_unit_test(policies_that_cannot_be),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -233,12 +233,45 @@ static int make_queue(struct worker *worker, struct slice bytes, struct failure 
     return result;
 }
 
+/* In place of the one of its name, whose id it takes. */
+static int make_policy(struct worker *worker, struct slice bytes, struct failure *failure)
+{
+    struct policy_event event;
+    struct writer w = writer_of(worker->changes->room, EVENT_BYTES_MAX);
+    int result = catalog_decode_policy(bytes, &event);
+    ASSERT(result == 0);
+    const struct vhost *vhost = map_get_number(&worker->catalog.vhosts_by_id, event.vhost);
+
+    if (!vhost)
+        return gone(failure, "the virtual host");
+    const struct policy *before = vhost_policy(vhost, event.kind, event.name);
+    if (!before && vhost->policy_count[event.kind] >= POLICIES_MAX)
+        return fail(failure, E_LIMIT, "vhost '%s' has %u policies, and may have no more",
+                    vhost->name, POLICIES_MAX);
+    event.id = before ? before->id : worker->catalog.next_id;
+    catalog_encode_policy(&w, &event);
+    return change_make(worker, &w, true, failure);
+}
+
+static int drop_policy(struct worker *worker, uint64_t id, struct failure *failure)
+{
+    uint8_t bytes[16];
+    struct writer w = writer_of(bytes, sizeof bytes);
+
+    if (!map_get_number(&worker->catalog.policies_by_id, id))
+        return gone(failure, "the policy");
+    catalog_encode_drop(&w, CATALOG_POLICY_DROP, id);
+    return change_make(worker, &w, true, failure);
+}
+
 static int drop(struct worker *worker, struct slice bytes, bool if_unused, struct failure *failure)
 {
     struct reader r = reader_of(bytes);
     uint8_t kind = read_u8(&r);
     uint64_t id = read_varint(&r);
 
+    if (kind == CATALOG_POLICY_DROP)
+        return drop_policy(worker, id, failure);
     if (kind == CATALOG_EXCHANGE_DROP) {
         const struct catalog_exchange *e = map_get_number(&worker->catalog.exchanges_by_id, id);
         if (e && if_unused && route_binding_count(e->route) > 0)
@@ -288,8 +321,12 @@ int change_execute(struct worker *worker, struct slice order, struct failure *fa
     case CATALOG_QUEUE:
         result = make_queue(worker, event, failure);
         break;
+    case CATALOG_POLICY:
+        result = make_policy(worker, event, failure);
+        break;
     case CATALOG_EXCHANGE_DROP:
     case CATALOG_QUEUE_DROP:
+    case CATALOG_POLICY_DROP:
         result = drop(worker, event, if_unused, failure);
         break;
     case CATALOG_BINDING:

@@ -98,6 +98,20 @@ static void check_queues_at_rest(const struct worker *worker)
     }
 }
 
+/* No queue has one that is not in the catalog any more, or not in this form. */
+static void check_policies_at_rest(const struct worker *worker)
+{
+    const struct map *policies = &worker->catalog.policies_by_id;
+    struct map_cursor cursor = {0};
+
+    ASSERT(policies_are_in_force(worker));
+    for (const struct catalog_queue *q; (q = map_next(&worker->catalog.queues_by_id, &cursor));) {
+        for (unsigned kind = 0; kind < POLICY_KINDS; kind++)
+            ASSERT(!q->policies[kind] ||
+                   map_get_number(policies, q->policies[kind]->id) == q->policies[kind]);
+    }
+}
+
 void worker_check_rest(const struct worker *worker)
 {
     ASSERT(list_empty(&worker->completions) && list_empty(&worker->cancellations));
@@ -119,6 +133,7 @@ void worker_check_rest(const struct worker *worker)
     for (unsigned i = 0; i < worker->shard_count; i++)
         check_shard_at_rest(worker->shards[i]);
     check_queues_at_rest(worker);
+    check_policies_at_rest(worker);
     LIST_EACH (&worker->clients, link) {
         const struct client *client = CONTAINER_OF(link, struct client, link);
         LIST_EACH (&client->subscriptions, other) {
@@ -183,6 +198,28 @@ void worker_check_quiet(const struct worker *worker)
 
 /* ---- one catalog, many copies ---- */
 
+static void check_same_policies(const struct vhost *one, const struct vhost *other,
+                                enum policy_kind kind)
+{
+    const struct list *place = &other->policies[kind];
+
+    ASSERT(one->policy_count[kind] == other->policy_count[kind]);
+    LIST_EACH (&one->policies[kind], link) {
+        const struct policy *p = CONTAINER_OF(link, struct policy, link);
+        place = place->next;
+        const struct policy *q = CONTAINER_OF(place, struct policy, link);
+        ASSERT(p->id == q->id && strcmp(p->name, q->name) == 0 && p->kind == kind);
+        ASSERT(p->priority == q->priority && p->target == q->target);
+        ASSERT(slice_equal(pattern_text(p->pattern), pattern_text(q->pattern)));
+        ASSERT(slice_equal(policy_definition(p), policy_definition(q)));
+    }
+}
+
+static bool is_same_policy(const struct policy *one, const struct policy *other)
+{
+    return one && other ? one->id == other->id : one == other;
+}
+
 static void check_same_vhosts(const struct catalog *one, const struct catalog *other)
 {
     struct map_cursor cursor = {0};
@@ -195,6 +232,8 @@ static void check_same_vhosts(const struct catalog *one, const struct catalog *o
         ASSERT(map_count(&v->queues) == map_count(&w->queues));
         ASSERT(v->headers_bindings == w->headers_bindings && v->alternates == w->alternates);
         ASSERT(v->binding_count == w->binding_count);
+        for (unsigned kind = 0; kind < POLICY_KINDS; kind++)
+            check_same_policies(v, w, (enum policy_kind)kind);
     }
 }
 
@@ -222,6 +261,7 @@ static void check_same_exchanges(const struct catalog *one, const struct catalog
         ASSERT(f && strcmp(e->name, f->name) == 0 && e->vhost->id == f->vhost->id);
         ASSERT(e->type == f->type && e->flags == f->flags);
         ASSERT(slice_equal(exchange_arguments(e), exchange_arguments(f)));
+        ASSERT(is_same_policy(e->policy, f->policy));
         ASSERT(route_binding_count(e->route) == route_binding_count(f->route));
         for (size_t position = 0; route_binding_next(e->route, &position, &binding);)
             ASSERT(has_binding(f->route, &binding));
@@ -239,6 +279,8 @@ static void check_same_queues(const struct catalog *one, const struct catalog *o
         ASSERT(q->shard == r->shard && q->flags == r->flags);
         ASSERT(q->owner.worker == r->owner.worker && q->owner.client == r->owner.client);
         ASSERT(slice_equal(queue_arguments(q), queue_arguments(r)));
+        for (unsigned kind = 0; kind < POLICY_KINDS; kind++)
+            ASSERT(is_same_policy(q->policies[kind], r->policies[kind]));
     }
 }
 

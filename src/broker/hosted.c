@@ -140,6 +140,17 @@ static void set_rules(struct hosted *hosted)
         queue_set_rules(&hosted->queue, &rules);
 }
 
+void hosted_refresh(struct hosted *hosted, bool expires_otherwise)
+{
+    if (hosted->queue.closed)
+        return;
+    set_rules(hosted);
+    if (!expires_otherwise)
+        return;
+    timer_stop(&hosted->expiry);
+    hosted_used(hosted);
+}
+
 static void end_timers(struct hosted *hosted)
 {
     timer_stop(&hosted->expiry);

@@ -58,6 +58,7 @@ enum letter {
     LETTER_ASK_BROWSE,
     LETTER_ASK_MOVE,
     LETTER_ASK_REBALANCE, /* struct letter_ask */
+    LETTER_ASK_POLICIES,  /* struct letter_ask: answered when they are in force */
     LETTER_ANSWER,
     LETTER_QUEUES,
     LETTER_REPORT,

@@ -24,6 +24,7 @@ struct listing {
     struct catalog_queue *only; /* a reference: the walk of one */
     size_t count;
     struct listed_queue page[LISTING_PAGE];
+    uint8_t definition[2 * POLICY_DEFINITION_MAX]; /* of the policies of the queue at hand */
 };
 
 /* By tag, or because it may enter. */
@@ -32,11 +33,16 @@ static bool sees_all(const struct client *client)
     return client_has_tag(client, "administrator") || client_has_tag(client, "monitoring");
 }
 
-static bool may_see(const struct client *client, const struct vhost *vhost)
+bool client_may_enter(const struct client *client, const struct vhost *vhost)
 {
     const struct catalog *catalog = &client->worker->catalog;
 
     return catalog_permission(catalog, slice_text(client->user), vhost) != NULL;
+}
+
+bool client_sees(const struct client *client, const struct vhost *vhost)
+{
+    return sees_all(client) || client_may_enter(client, vhost);
 }
 
 static struct listing *listing_new(struct client *client)
@@ -49,8 +55,7 @@ static struct listing *listing_new(struct client *client)
     return listing;
 }
 
-/* The virtual host of that name, if this user may see it. */
-static struct vhost *find_vhost(struct client *client, struct slice name, struct failure *failure)
+struct vhost *client_find_vhost(struct client *client, struct slice name, struct failure *failure)
 {
     struct vhost *vhost = catalog_vhost(&client->worker->catalog, name);
 
@@ -59,7 +64,7 @@ static struct vhost *find_vhost(struct client *client, struct slice name, struct
         fail(failure, E_NOT_FOUND, "vhost '%.*s' not found", SLICE_ARGS(name));
         return NULL;
     }
-    if (!sees_all(client) && !may_see(client, vhost)) {
+    if (!client_sees(client, vhost)) {
         fail(failure, E_DENIED, "access to vhost '%.*s' refused for user '%s'", SLICE_ARGS(name),
              client->user);
         return NULL;
@@ -71,7 +76,7 @@ struct listing *listing_open(struct client *client, struct slice vhost, struct f
 {
     struct vhost *found = NULL;
 
-    if (vhost.size > 0 && !(found = find_vhost(client, vhost, failure)))
+    if (vhost.size > 0 && !(found = client_find_vhost(client, vhost, failure)))
         return NULL;
     struct listing *listing = listing_new(client);
     listing->vhost = found;
@@ -82,7 +87,7 @@ struct listing *listing_open(struct client *client, struct slice vhost, struct f
 struct listing *listing_open_queue(struct client *client, struct slice vhost, struct slice name,
                                    struct failure *failure)
 {
-    const struct vhost *found = find_vhost(client, vhost, failure);
+    const struct vhost *found = client_find_vhost(client, vhost, failure);
     struct catalog_queue *queue = found ? vhost_queue(found, name) : NULL;
 
     if (!found)
@@ -139,7 +144,7 @@ static bool is_shown(const struct listing *listing, const struct catalog_queue *
         return false;
     if (listing->vhost)
         return queue->vhost == listing->vhost;
-    return listing->sees_all || may_see(listing->client, queue->vhost);
+    return listing->sees_all || client_may_enter(listing->client, queue->vhost);
 }
 
 /* Until the page is full, or the turn has done enough. */
@@ -218,7 +223,25 @@ size_t listing_count(const struct listing *listing)
     return listing->count;
 }
 
-bool listing_queue(const struct listing *listing, size_t index, struct queue_facts *facts)
+/* The definition of the queue's policies together. */
+static struct slice merged_definition(struct listing *listing, const struct catalog_queue *queue)
+{
+    const struct policy *policy = queue->policies[POLICY_OF_USERS];
+    const struct policy *operators = queue->policies[POLICY_OF_OPERATORS];
+    struct writer w = writer_of(listing->definition, sizeof listing->definition);
+
+    policy_definitions_merge(policy ? policy_definition(policy) : slice_of(NULL, 0),
+                             operators ? policy_definition(operators) : slice_of(NULL, 0), &w);
+    ASSERT(!w.failed);
+    return slice_of(listing->definition, writer_size(&w));
+}
+
+static struct slice policy_name(const struct policy *policy)
+{
+    return policy ? slice_text(policy->name) : slice_of(NULL, 0);
+}
+
+bool listing_queue(struct listing *listing, size_t index, struct queue_facts *facts)
 {
     const struct listed_queue *listed = &listing->page[index];
     const struct catalog_queue *queue = listed->queue;
@@ -230,6 +253,9 @@ bool listing_queue(const struct listing *listing, size_t index, struct queue_fac
         .name = slice_text(queue->name),
         .vhost = slice_text(queue->vhost->name),
         .arguments = queue_arguments(queue),
+        .policy = policy_name(queue->policies[POLICY_OF_USERS]),
+        .operator_policy = policy_name(queue->policies[POLICY_OF_OPERATORS]),
+        .policy_definition = merged_definition(listing, queue),
         .type = queue_type_name(queue->settings.type),
         .durable = queue->flags & CATALOG_DURABLE,
         .auto_delete = queue->flags & CATALOG_AUTO_DELETE,

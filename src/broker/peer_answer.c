@@ -304,6 +304,11 @@ static void report(struct peer *peer, struct slice bytes)
     report_work(&asked->request, &asked->report);
 }
 
+static void policies(struct peer *peer, struct slice bytes)
+{
+    policies_work(&begin(peer, letter_at(bytes))->request);
+}
+
 static void change(struct peer *peer, struct slice bytes)
 {
     const struct letter_ask *letter = letter_at(bytes);
@@ -398,17 +403,12 @@ static void credit(struct peer *peer, struct slice bytes)
 }
 
 letter_reader *const peer_answer_readers[LETTERS] = {
-    [LETTER_ASK_SUBSCRIBE] = subscribe,
-    [LETTER_ASK_GET] = get,
-    [LETTER_ASK_PURGE] = purge,
-    [LETTER_ASK_COUNTS] = count,
-    [LETTER_ASK_DELETE] = delete,
-    [LETTER_ASK_CHANGE] = change,
-    [LETTER_ASK_REPORT] = report,
-    [LETTER_PUBLISH] = publish,
-    [LETTER_SETTLE] = settle,
-    [LETTER_UNSUBSCRIBE] = unsubscribe,
-    [LETTER_SUBSCRIBE_AGAIN] = subscribe_again,
+    [LETTER_ASK_SUBSCRIBE] = subscribe, [LETTER_ASK_GET] = get,
+    [LETTER_ASK_PURGE] = purge,         [LETTER_ASK_COUNTS] = count,
+    [LETTER_ASK_DELETE] = delete,       [LETTER_ASK_CHANGE] = change,
+    [LETTER_ASK_REPORT] = report,       [LETTER_ASK_POLICIES] = policies,
+    [LETTER_PUBLISH] = publish,         [LETTER_SETTLE] = settle,
+    [LETTER_UNSUBSCRIBE] = unsubscribe, [LETTER_SUBSCRIBE_AGAIN] = subscribe_again,
     [LETTER_CONSUMER_CREDIT] = credit,
 };
 

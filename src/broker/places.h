@@ -130,6 +130,9 @@ void hosted_free(struct hosted *hosted);
 /* It is in use: its expiry begins anew. */
 void hosted_used(struct hosted *hosted);
 
+/* What its settings say is different now, and perhaps when it expires: that begins anew. */
+void hosted_refresh(struct hosted *hosted, bool expires_otherwise);
+
 /* A slice of discarding; true when nothing is left to discard now. */
 bool shard_discard_slice(struct shard *shard);
 

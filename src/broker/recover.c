@@ -357,6 +357,7 @@ static void catalog_is_there(struct worker *worker)
         boot_failed(worker, shard_is_missing(queue, &worker->start.failure), "");
         return;
     }
+    policies_boot(worker);
     worker->catalog_settled.done = worker->catalog.events;
     hosted_settled(worker);
     worker->start_number = log_epoch(catalog_log(worker));
@@ -368,6 +369,7 @@ void boot_catalog_came(struct worker *worker, bool is_suspect)
 {
     ASSERT(!worker_has_catalog(worker));
     worker->catalog_is_suspect = is_suspect;
+    policies_boot(worker);
     worker->catalog_settled.done = worker->catalog.events;
     hosted_settled(worker);
     open_next(worker);

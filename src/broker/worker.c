@@ -106,6 +106,7 @@ static void work(struct task *task)
 
     jobs_slice(worker);
     bool done = parts_slice(worker);
+    done = policies_slice(worker) && done;
     for (unsigned i = 0; i < worker->shard_count; i++)
         done = shard_discard_slice(worker->shards[i]) && done;
     if (!done || !list_empty(&worker->jobs))
@@ -282,6 +283,7 @@ struct worker *worker_start(const struct worker_options *options,
     worker->catalog.queue_added = queue_added;
     worker->catalog.queue_dropped = queue_dropped;
     worker->catalog.queue_moved = queue_moved;
+    worker->catalog.policies_changed = policies_changed;
     worker->catalog.context = worker;
     worker->changes = changes_new(worker);
 
@@ -413,6 +415,7 @@ void worker_free(struct worker *worker)
         shard_free(worker->shards[i]);
     free(worker->shards);
     changes_free(worker->changes);
+    policies_free(worker);
     catalog_fini(&worker->catalog);
     remembered_fini(&worker->remembered);
     route_result_fini(&worker->routed);

@@ -11,6 +11,18 @@ static void snapshot(const struct catalog *catalog)
     catalog_snapshot_end(&cursor);
 }
 
+/* As after each change of a policy. */
+static void refresh(struct catalog *catalog)
+{
+    struct map_cursor cursor = {0};
+
+    for (struct catalog_exchange *e; (e = map_next(&catalog->exchanges_by_id, &cursor));)
+        catalog_exchange_refresh(catalog, e);
+    cursor = (struct map_cursor){0};
+    for (struct catalog_queue *q; (q = map_next(&catalog->queues_by_id, &cursor));)
+        catalog_queue_refresh(q);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -24,6 +36,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         int result = r.failed ? 0 : catalog_apply(&catalog, event);
         (void)result;
     }
+    refresh(&catalog);
     route_table_check(catalog.routes);
     snapshot(&catalog);
     catalog_fini(&catalog);

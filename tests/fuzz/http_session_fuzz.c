@@ -436,7 +436,7 @@ size_t listing_count(const struct listing *listing)
     return listing->count;
 }
 
-bool listing_queue(const struct listing *listing, size_t index, struct queue_facts *facts)
+bool listing_queue(struct listing *listing, size_t index, struct queue_facts *facts)
 {
     static const char *const names[] = {"a", "b/c", "\xff\"\\", ""};
     size_t at = listing->at + index;
