@@ -3,6 +3,7 @@
  */
 #include "ctl/dump.h"
 #include "ctl/messages.h"
+#include "ctl/policies.h"
 #include "ctl/queues.h"
 #include "ctl/status.h"
 
@@ -25,6 +26,9 @@ struct arguments {
     const char *exchange, *ackmode;
     const char *headers[MESSAGES_WHERE_MAX];
     unsigned header_count;
+    bool is_operator;
+    long priority;
+    const char *apply_to;
     char **rest; /* what stands behind the command */
     int rest_count;
 };
@@ -79,6 +83,15 @@ static bool parse_number(const char *text, unsigned long most, unsigned *number)
         return false;
     *number = (unsigned)value;
     return true;
+}
+
+static bool parse_signed(const char *text, long *number)
+{
+    char *end;
+
+    errno = 0;
+    *number = strtol(text, &end, 10);
+    return errno == 0 && end != text && *end == 0;
 }
 
 /* The port, and the password: from the standard input when that was asked for, or when there is a
@@ -190,6 +203,56 @@ static int run_rebalance(const struct arguments *arguments)
     return run_over_api(arguments, rebalance);
 }
 
+static int list_policies(struct api *api, const struct arguments *arguments,
+                         struct failure *failure)
+{
+    return policies_list(api, arguments->vhost, arguments->is_operator, arguments->as_json, stdout,
+                         failure);
+}
+
+static int run_list_policies(const struct arguments *arguments)
+{
+    return run_over_api(arguments, list_policies);
+}
+
+/* What stands behind the command: a name, and perhaps a pattern and a definition. */
+static struct policy_words policy_words(const struct arguments *arguments)
+{
+    bool has_all = arguments->rest_count == 3;
+
+    return (struct policy_words){
+        .vhost = arguments->vhost ? arguments->vhost : "/",
+        .name = arguments->rest[0],
+        .pattern = has_all ? arguments->rest[1] : NULL,
+        .definition = has_all ? arguments->rest[2] : NULL,
+        .apply_to = arguments->apply_to,
+        .priority = arguments->priority,
+        .is_operator = arguments->is_operator,
+    };
+}
+
+static int set_policy(struct api *api, const struct arguments *arguments, struct failure *failure)
+{
+    struct policy_words words = policy_words(arguments);
+    return policies_set(api, &words, failure);
+}
+
+static int run_policy_set(const struct arguments *arguments)
+{
+    return run_over_api(arguments, set_policy);
+}
+
+static int clear_policy(struct api *api, const struct arguments *arguments, struct failure *failure)
+{
+    struct policy_words words = policy_words(arguments);
+    return policies_clear(api, &words, failure);
+}
+
+static int run_policy_clear(const struct arguments *arguments)
+{
+    return run_over_api(arguments, clear_policy);
+}
+
 static int run_version(const struct arguments *arguments)
 {
     (void)arguments;
@@ -207,6 +270,9 @@ static const struct command commands[] = {
     {"queue get", 1, 1, run_queue_get},
     {"publish", 2, 2, run_publish},
     {"rebalance", 0, 0, run_rebalance},
+    {"list policies", 0, 0, run_list_policies},
+    {"policy set", 3, 3, run_policy_set},
+    {"policy clear", 1, 1, run_policy_clear},
     {"version", 0, 0, run_version},
 };
 
@@ -234,6 +300,11 @@ static void print_help(void)
          "  queue get NAME      takes messages and puts them back, or not: see --ackmode\n"
          "  publish KEY PAYLOAD publishes a persistent message\n"
          "  rebalance           begins to move queues until all shards have as many\n"
+         "  list policies       settings for queues and exchanges by their names\n"
+         "  policy set NAME PATTERN DEFINITION\n"
+         "                      for all whose names match the regular expression, from now on;\n"
+         "                      DEFINITION is JSON: '{\"max-length\": 1000}'\n"
+         "  policy clear NAME   they are as they say themselves again\n"
          "\n"
          "Options:\n"
          "  --data-dir DIR      the broker's data directory (default: ./data)\n"
@@ -257,6 +328,10 @@ static void print_help(void)
          "                      reject_requeue_true, reject_requeue_false\n"
          "  --exchange NAME     publish: to this exchange, not to the queue KEY\n"
          "  --header NAME=VALUE publish: with this header; may be said more than once\n"
+         "  --priority N        policy: of those that match, the highest acts (default: 0)\n"
+         "  --apply-to WHAT     policy: all (default), queues, classic_queues, quorum_queues,\n"
+         "                      streams or exchanges\n"
+         "  --operator          policy: an operator's, which bounds what others say\n"
          "  --help              print this help\n"
          "  --version           print the version\n"
          "\n"
@@ -320,6 +395,9 @@ enum {
     OPTION_ACKMODE,
     OPTION_EXCHANGE,
     OPTION_HEADER,
+    OPTION_PRIORITY,
+    OPTION_APPLY_TO,
+    OPTION_OPERATOR,
     OPTION_HELP,
     OPTION_VERSION
 };
@@ -342,6 +420,9 @@ static const struct option options[] = {
     {"ackmode", required_argument, NULL, OPTION_ACKMODE},
     {"exchange", required_argument, NULL, OPTION_EXCHANGE},
     {"header", required_argument, NULL, OPTION_HEADER},
+    {"priority", required_argument, NULL, OPTION_PRIORITY},
+    {"apply-to", required_argument, NULL, OPTION_APPLY_TO},
+    {"operator", no_argument, NULL, OPTION_OPERATOR},
     {"help", no_argument, NULL, OPTION_HELP},
     {"version", no_argument, NULL, OPTION_VERSION},
     {0},
@@ -425,6 +506,16 @@ static int take_option(struct arguments *arguments, int option)
     case OPTION_JSON:
         arguments->as_json = true;
         return -1;
+    case OPTION_PRIORITY:
+        if (parse_signed(optarg, &arguments->priority))
+            return -1;
+        return usage("--priority takes a number, not ", optarg);
+    case OPTION_APPLY_TO:
+        arguments->apply_to = optarg;
+        return -1;
+    case OPTION_OPERATOR:
+        arguments->is_operator = true;
+        return -1;
     case OPTION_HELP:
         print_help();
         return EXIT_SUCCESS;
@@ -439,6 +530,7 @@ int main(int argc, char **argv)
 {
     struct arguments arguments = {
         .data_dir = "data",
+        .apply_to = "all",
         .api = {.host = "127.0.0.1", .port = API_PORT, .user = "guest", .password = "guest"},
     };
     for (int option; (option = getopt_long(argc, argv, "", options, NULL)) != -1;) {

@@ -457,6 +457,82 @@ bool listing_is_over(const struct listing *listing)
     return listing->left == 0;
 }
 
+/* ---- policies: two of them ---- */
+
+struct policy_list {
+    struct client *client;
+    unsigned left;
+};
+
+static void a_policy(struct policy_facts *facts)
+{
+    *facts = (struct policy_facts){.vhost = slice_text("/"),
+                                   .name = slice_text("\xff\"\\"),
+                                   .pattern = slice_text("^\\."),
+                                   .definition = slice_of("\x01nl\0\0\0\0\0\0\0\x07", 11),
+                                   .apply_to = "all",
+                                   .priority = INT64_MIN};
+}
+
+int broker_set_policy(struct client *client, struct request *request,
+                      const struct policy_spec *spec)
+{
+    ASSERT(client->has_login);
+    ASSERT(fields_check(spec->definition, &request->failure) == 0);
+    request->failure.code = 0;
+    request->result.policy.was_there = spec->priority & 1;
+    if (slice_is(spec->name, "no"))
+        fail(&request->failure, E_INVALID, "'%.*s'", SLICE_ARGS(spec->pattern));
+    return end(client, request);
+}
+
+int broker_clear_policy(struct client *client, struct request *request, struct slice vhost,
+                        bool is_operator, struct slice name)
+{
+    ASSERT(client->has_login);
+    request->failure.code = 0;
+    if (is_operator || slice_is(name, "no"))
+        fail(&request->failure, E_NOT_FOUND, "no '%.*s'", SLICE_ARGS(vhost));
+    return end(client, request);
+}
+
+int broker_find_policy(struct client *client, struct slice vhost, bool is_operator,
+                       struct slice name, struct policy_facts *facts, struct failure *failure)
+{
+    ASSERT(client->has_login);
+    a_policy(facts);
+    return is_operator || slice_is(name, "no")
+               ? fail(failure, E_NOT_FOUND, "no '%.*s'", SLICE_ARGS(vhost))
+               : 0;
+}
+
+struct policy_list *policy_list_open(struct client *client, struct slice vhost, bool is_operator,
+                                     struct failure *failure)
+{
+    ASSERT(client->has_login);
+    if (vhost.size > 0 && !slice_is(vhost, "/")) {
+        fail(failure, E_NOT_FOUND, "vhost '%.*s' not found", SLICE_ARGS(vhost));
+        return NULL;
+    }
+    struct policy_list *list = memory_new(sizeof *list);
+    list->client = client;
+    list->left = is_operator ? 0 : 100;
+    client->worker->listings++;
+    return list;
+}
+
+bool policy_list_next(struct policy_list *list, struct policy_facts *facts)
+{
+    a_policy(facts);
+    return list->left && list->left--;
+}
+
+void policy_list_close(struct policy_list *list)
+{
+    list->client->worker->listings--;
+    free(list);
+}
+
 int broker_report(struct client *client, struct request *request, struct worker_report *reports)
 {
     request->failure.code = 0;

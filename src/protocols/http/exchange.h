@@ -29,10 +29,11 @@ struct http_site;
 
 typedef void http_step(struct exchange *exchange);
 
-/* What a user must be called (the tags) to use a route. Each includes those before it. */
+/* What a user must be called (the tags) to use a route. */
 enum http_role {
     HTTP_ANYBODY,       /* no login */
     HTTP_USER,          /* one of management, policymaker, monitoring, administrator */
+    HTTP_POLICYMAKER,   /* policymaker or administrator */
     HTTP_MONITORING,    /* monitoring or administrator */
     HTTP_ADMINISTRATOR, /* administrator */
 };

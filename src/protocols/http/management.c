@@ -6,6 +6,7 @@
 
 /* Of a publish: 16 MiB as base64, and what stands around it. */
 #define PUBLISH_BODY_MAX (23u << 20)
+#define POLICY_BODY_MAX  32768u
 
 static const struct http_route routes[] = {
     {"GET", "api/overview", HTTP_USER, 4096, management_overview},
@@ -18,6 +19,18 @@ static const struct http_route routes[] = {
     {"POST", "api/queues/*/*/get", HTTP_USER, 4096, management_get},
     {"POST", "api/exchanges/*/*/publish", HTTP_USER, PUBLISH_BODY_MAX, management_publish},
     {"POST", "api/rebalance/queues", HTTP_ADMINISTRATOR, 4096, management_rebalance},
+    {"GET", "api/policies", HTTP_USER, 4096, management_policies},
+    {"GET", "api/policies/*", HTTP_USER, 4096, management_policies_of_vhost},
+    {"GET", "api/policies/*/*", HTTP_POLICYMAKER, 4096, management_policy},
+    {"PUT", "api/policies/*/*", HTTP_POLICYMAKER, POLICY_BODY_MAX, management_set_policy},
+    {"DELETE", "api/policies/*/*", HTTP_POLICYMAKER, 4096, management_clear_policy},
+    {"GET", "api/operator-policies", HTTP_USER, 4096, management_operator_policies},
+    {"GET", "api/operator-policies/*", HTTP_USER, 4096, management_operator_policies_of_vhost},
+    {"GET", "api/operator-policies/*/*", HTTP_ADMINISTRATOR, 4096, management_operator_policy},
+    {"PUT", "api/operator-policies/*/*", HTTP_ADMINISTRATOR, POLICY_BODY_MAX,
+     management_set_operator_policy},
+    {"DELETE", "api/operator-policies/*/*", HTTP_ADMINISTRATOR, 4096,
+     management_clear_operator_policy},
 };
 
 const struct http_route *management_routes(size_t *count)

@@ -34,6 +34,19 @@ static struct queue_list *keep(struct exchange *exchange, struct listing *listin
     return list;
 }
 
+static json_t *name_or_null(struct slice name)
+{
+    return name.size > 0 ? http_json_text(name) : json_null();
+}
+
+static void add_policies(json_t *value, const struct queue_facts *facts)
+{
+    json_object_set_new(value, "policy", name_or_null(facts->policy));
+    json_object_set_new(value, "operator_policy", name_or_null(facts->operator_policy));
+    json_object_set_new(value, "effective_policy_definition",
+                        http_json_table(facts->policy_definition));
+}
+
 static json_t *queue_value(const struct exchange *exchange, const struct queue_facts *facts)
 {
     const struct broker_settings *settings = worker_settings(exchange->site->worker);
@@ -44,6 +57,8 @@ static json_t *queue_value(const struct exchange *exchange, const struct queue_f
                   "arguments", http_json_table(facts->arguments), "type", facts->type, "node",
                   settings->node_name, "state", facts->has_counts ? "running" : "moving", "shard",
                   (json_int_t)facts->shard, "worker", (json_int_t)facts->worker);
+    if (value)
+        add_policies(value, facts);
     json_int_t ready = (json_int_t)facts->counts.ready, leased = (json_int_t)facts->counts.leased;
 
     if (!value || !facts->has_counts)

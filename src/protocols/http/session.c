@@ -246,16 +246,16 @@ static bool has_role(const struct client *client, enum http_role role)
 {
     static const struct {
         const char *tag;
-        enum http_role role;
+        unsigned roles;
     } tags[] = {
-        {"management", HTTP_USER},
-        {"policymaker", HTTP_USER},
-        {"monitoring", HTTP_MONITORING},
-        {"administrator", HTTP_ADMINISTRATOR},
+        {"management", 1u << HTTP_USER},
+        {"policymaker", 1u << HTTP_USER | 1u << HTTP_POLICYMAKER},
+        {"monitoring", 1u << HTTP_USER | 1u << HTTP_MONITORING},
+        {"administrator", ~0u},
     };
 
     for (size_t i = 0; i < sizeof tags / sizeof tags[0]; i++) {
-        if (tags[i].role >= role && client_has_tag(client, tags[i].tag))
+        if (tags[i].roles & 1u << role && client_has_tag(client, tags[i].tag))
             return true;
     }
     return false;
@@ -263,6 +263,11 @@ static bool has_role(const struct client *client, enum http_role role)
 
 static void logged_in(struct exchange *x)
 {
+    static const char *const not_this[] = {
+        [HTTP_POLICYMAKER] = "User not authorised to access object",
+        [HTTP_MONITORING] = "Not monitor user",
+        [HTTP_ADMINISTRATOR] = "Not administrator user",
+    };
     struct http_session *s = session_of(x);
 
     if (x->request.failure.code != 0)
@@ -270,8 +275,7 @@ static void logged_in(struct exchange *x)
     else if (!has_role(x->client, HTTP_USER))
         refuse(s, 401, NULL, "Not management user");
     else if (!has_role(x->client, x->route->role))
-        refuse(s, 401, NULL,
-               x->route->role == HTTP_MONITORING ? "Not monitor user" : "Not administrator user");
+        refuse(s, 401, NULL, not_this[x->route->role]);
     else
         read_body(s);
 }
