@@ -5,10 +5,11 @@
 #include "message/amqp091_properties.h"
 
 #define CONTENT_VERSION 1u
-#define FLAGS_KNOWN     (MESSAGE_PERSISTENT | MESSAGE_DEAD_LETTER)
+#define FLAGS_KNOWN     (MESSAGE_PERSISTENT | MESSAGE_DEAD_LETTER | MESSAGE_WAITS)
+#define WAITS_SIZE      sizeof(uint64_t)
 
 _Static_assert(sizeof(struct message) == 56, "it is paid for each message in memory");
-_Static_assert(6 + 4 * VARINT_SIZE_MAX <= 64, "see MESSAGE_HEAD_MAX");
+_Static_assert(6 + 5 * VARINT_SIZE_MAX <= 64, "see MESSAGE_HEAD_MAX");
 
 /* ---- making ---- */
 
@@ -36,6 +37,7 @@ static struct buffer *own_body(const struct message_parts *parts)
 static size_t bytes_size(const struct message_parts *parts)
 {
     return parts->exchange.size + parts->key.size + parts->properties.size +
+           (parts->not_before_ms ? WAITS_SIZE : 0) +
            (parts->body.size > MESSAGE_INLINE_MAX ? 0 : parts->body.size);
 }
 
@@ -44,7 +46,8 @@ static void fill(struct message *m, const struct message_parts *parts)
     *m = (struct message){
         .references = 1,
         .format = parts->format,
-        .flags = parts->flags,
+        .flags =
+            (uint8_t)((parts->flags & ~MESSAGE_WAITS) | (parts->not_before_ms ? MESSAGE_WAITS : 0)),
         .priority = parts->priority,
         .exchange_size = (uint8_t)parts->exchange.size,
         .key_size = (uint8_t)parts->key.size,
@@ -57,6 +60,8 @@ static void fill(struct message *m, const struct message_parts *parts)
     uint8_t *to = append(m->bytes, parts->exchange);
     to = append(to, parts->key);
     append(to, parts->properties);
+    if (parts->not_before_ms)
+        store_le64(to + parts->properties.size, parts->not_before_ms);
 }
 
 struct message *message_new(struct account *account, const struct message_parts *parts)
@@ -112,7 +117,7 @@ struct message *message_copy(const struct message *lent)
 uint8_t *message_body_to_fill(struct message *m)
 {
     ASSERT(!m->body && m->references == 1);
-    return m->bytes + m->exchange_size + m->key_size + m->properties_size;
+    return m->bytes + m->bytes_size - m->body_size;
 }
 
 uint8_t *message_properties_to_fill(struct message *m)
@@ -134,9 +139,11 @@ void message_free(struct message *m)
 
 size_t message_head_size(const struct message *m)
 {
+    uint64_t not_before_ms = message_not_before_ms(m);
+
     return 6 + varint_size(m->published_at_ms) + varint_size(m->expires_at_ms) +
-           varint_size(m->properties_size) + varint_size(m->body_size) + m->exchange_size +
-           m->key_size + m->properties_size;
+           (not_before_ms ? varint_size(not_before_ms) : 0) + varint_size(m->properties_size) +
+           varint_size(m->body_size) + m->exchange_size + m->key_size + m->properties_size;
 }
 
 static uint8_t *put_varint(uint8_t *to, uint64_t v)
@@ -161,6 +168,8 @@ void message_encode_head(const struct message *m, struct writer *writer)
     *to++ = m->priority;
     to = put_varint(to, m->published_at_ms);
     to = put_varint(to, m->expires_at_ms);
+    if (m->flags & MESSAGE_WAITS)
+        to = put_varint(to, message_not_before_ms(m));
     *to++ = m->exchange_size;
     *to++ = m->key_size;
     to = put_varint(to, m->properties_size);
@@ -184,6 +193,8 @@ int message_decode(struct account *account, struct slice content, struct message
     parts.priority = read_u8(&r);
     parts.published_at_ms = read_varint(&r);
     parts.expires_at_ms = read_varint(&r);
+    if (parts.flags & MESSAGE_WAITS)
+        parts.not_before_ms = read_varint(&r);
     size_t exchange_size = read_u8(&r), key_size = read_u8(&r);
     uint64_t properties_size = read_varint(&r), body_size = read_varint(&r);
     parts.exchange = read_bytes(&r, exchange_size);
@@ -191,8 +202,8 @@ int message_decode(struct account *account, struct slice content, struct message
     parts.properties = read_bytes(&r, properties_size);
     parts.body = read_bytes(&r, body_size);
     if (r.failed || reader_left(&r) > 0 || parts.format < 1 || parts.format >= FORMATS ||
-        (parts.flags & ~FLAGS_KNOWN) || properties_size > MESSAGE_PROPERTIES_MAX ||
-        body_size > UINT32_MAX)
+        (parts.flags & ~FLAGS_KNOWN) || !(parts.flags & MESSAGE_WAITS) != !parts.not_before_ms ||
+        properties_size > MESSAGE_PROPERTIES_MAX || body_size > UINT32_MAX)
         return E_CORRUPT;
     *message = message_new(account, &parts);
     return *message ? 0 : E_MEMORY;

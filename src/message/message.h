@@ -31,6 +31,7 @@ enum message_format { FORMAT_AMQP091 = 1, FORMATS };
 enum message_flag {
     MESSAGE_PERSISTENT = 1,  /* wants to survive a restart, where the queue does */
     MESSAGE_DEAD_LETTER = 2, /* made by dead_letter(): the history in its properties is ours */
+    MESSAGE_WAITS = 4,       /* for message_not_before_ms(); set by message_new() */
 };
 
 struct message {
@@ -48,7 +49,8 @@ struct message {
     uint64_t expires_at_ms;   /* wall clock; 0: never */
     struct buffer *body;      /* NULL: inline, behind the properties */
     struct account *account;
-    uint8_t bytes[]; /* exchange, routing key, properties, inline body */
+    /* exchange, routing key, properties, then not_before_ms (8) if it waits, inline body */
+    uint8_t bytes[];
 };
 
 struct message_parts {
@@ -61,6 +63,7 @@ struct message_parts {
     struct buffer
         *body_buffer; /* the body's own buffer, whose data is `body`; a reference is taken */
     uint64_t published_at_ms, expires_at_ms;
+    uint64_t not_before_ms; /* wall clock; 0: at once */
 };
 
 /* NULL when the account or the system refuses. One reference. Sizes are the caller's to have
@@ -144,6 +147,14 @@ static inline struct slice message_body(const struct message *m)
                     m->body_size);
 }
 
+/* From when on it may be given out, by the wall clock; 0: at once. Its time to live begins then. */
+static inline uint64_t message_not_before_ms(const struct message *m)
+{
+    if (!(m->flags & MESSAGE_WAITS))
+        return 0;
+    return load_le64(m->bytes + m->exchange_size + m->key_size + m->properties_size);
+}
+
 /* What a body in a buffer of its own costs. */
 static inline size_t buffer_cost(size_t capacity)
 {
@@ -168,6 +179,7 @@ static inline size_t message_footprint(const struct message *m)
  *   1       priority, as the publisher gave it
  *   varint  published_at_ms
  *   varint  expires_at_ms; 0: never
+ *   varint  not_before_ms, not 0, if the flags have MESSAGE_WAITS
  *   1       size of the exchange's name
  *   1       size of the routing key
  *   varint  size of the properties
@@ -222,9 +234,9 @@ struct message_format_functions {
     size_t (*more_keys)(const struct message *message, struct slice *keys, size_t most);
     /* A new message of one that died: the same body (shared, not copied, where it is a buffer of
      * its own), the death at the head of its history, one reference. It expires no more (the time
-     * to live that it had goes from its properties into the history), and was published when the
-     * other died. NULL: no memory, or too large, or an exchange or key above MESSAGE_ADDRESS_MAX,
-     * which the queue's name is never. */
+     * to live that it had goes from its properties into the history), waits for nothing, and was
+     * published when the other died. NULL: no memory, or too large, or an exchange or key above
+     * MESSAGE_ADDRESS_MAX, which the queue's name is never. */
     struct message *(*dead_letter)(struct account *account, const struct message *message,
                                    const struct death *death);
     /* Would this dead letter, put into that queue, go in a circle without anybody having rejected

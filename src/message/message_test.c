@@ -49,6 +49,41 @@ static void test_parts_come_back(void **state)
     account_fini(&account);
 }
 
+static void test_one_that_waits_says_so(void **state)
+{
+    (void)state;
+    struct account account;
+    account_init(&account, NULL, 0);
+    struct message_parts parts = sample();
+    uint8_t bytes[1000];
+    struct message *back;
+
+    for (unsigned i = 0; i < 3; i++) {
+        parts.not_before_ms = i == 0 ? 0 : i == 1 ? 1700000030123 : UINT64_MAX;
+        parts.flags = MESSAGE_PERSISTENT | MESSAGE_WAITS; /* which is as the time says */
+        struct message *m = message_new(&account, &parts);
+        assert_int_equal(m->flags, MESSAGE_PERSISTENT | (i ? MESSAGE_WAITS : 0));
+        assert_true(message_not_before_ms(m) == parts.not_before_ms);
+        assert_true(slice_is(message_body(m), "hello"));
+        assert_int_equal(message_properties(m).size, 2);
+
+        struct writer w = writer_of(bytes, sizeof bytes);
+        message_encode_head(m, &w);
+        assert_int_equal(writer_size(&w), message_head_size(m));
+        write_bytes(&w, message_body(m));
+        assert_int_equal(message_decode(&account, slice_of(bytes, writer_size(&w)), &back), 0);
+        assert_int_equal(back->flags, m->flags);
+        assert_true(message_not_before_ms(back) == parts.not_before_ms);
+        assert_true(slice_is(message_body(back), "hello"));
+        message_unref(back);
+        message_unref(m);
+    }
+    /* a message that waits for nothing does not say that it waits */
+    static const uint8_t nothing[] = {1, FORMAT_AMQP091, MESSAGE_WAITS, 0, 5, 0, 0, 0, 0, 0, 0};
+    assert_int_equal(message_decode(&account, slice_of(nothing, sizeof nothing), &back), E_CORRUPT);
+    account_fini(&account);
+}
+
 static void test_large_body_is_apart(void **state)
 {
     (void)state;
@@ -328,10 +363,15 @@ static void test_headers_of_amqp091(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_parts_come_back),    cmocka_unit_test(test_large_body_is_apart),
-        cmocka_unit_test(test_body_to_fill),       cmocka_unit_test(test_lent),
-        cmocka_unit_test(test_account_refuses),    cmocka_unit_test(test_content_comes_back),
-        cmocka_unit_test(test_content_bytes),      cmocka_unit_test(test_broken_content),
+        cmocka_unit_test(test_parts_come_back),
+        cmocka_unit_test(test_one_that_waits_says_so),
+        cmocka_unit_test(test_large_body_is_apart),
+        cmocka_unit_test(test_body_to_fill),
+        cmocka_unit_test(test_lent),
+        cmocka_unit_test(test_account_refuses),
+        cmocka_unit_test(test_content_comes_back),
+        cmocka_unit_test(test_content_bytes),
+        cmocka_unit_test(test_broken_content),
         cmocka_unit_test(test_headers_of_amqp091),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
