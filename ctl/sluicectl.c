@@ -318,7 +318,7 @@ static void print_help(void)
          "  --json              as JSON, not as a table\n"
          "  --limit N           so many messages (default: browse 50, get 1)\n"
          "  --from POSITION     browse: from there on\n"
-         "  --state STATE       browse: ready, leased or all\n"
+         "  --state STATE       browse: ready, leased, delayed or all\n"
          "  --since TIME        browse: what came since: 90s, 10m, 2h or 3d ago, or at so many\n"
          "                      milliseconds after 1970\n"
          "  --until TIME        browse: what came before\n"

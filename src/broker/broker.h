@@ -90,6 +90,7 @@ struct client_events {
 struct queue_counts {
     uint64_t ready, leased;
     uint32_t consumers;
+    uint64_t delayed; /* wait for their time, and are none of the others */
 };
 
 struct request {
@@ -256,7 +257,8 @@ struct browsing;
 struct browse_spec {
     struct slice queue;
     uint64_t from;      /* sequence of the first that is looked at; 0: from the head */
-    bool ready, leased; /* which ones; a lease is a consumer's, or a transaction's that is being
+    bool delayed;       /* which ones: that wait for their time, */
+    bool ready, leased; /* or these; a lease is a consumer's, or a transaction's that is being
                            committed, or that of a message that has died and is being buried */
     struct message_filter filter; /* conditions: not checked yet; copied */
 };
@@ -266,6 +268,7 @@ struct browsed {
     uint64_t sequence;
     bool is_leased, redelivered; /* redelivered: was given out before, or may have been */
     uint32_t count;              /* how often it came back in a way that counts */
+    uint64_t due_ms;             /* it is delayed until then; 0: it is not */
 };
 
 /* Needs the permission to read the queue. NULL with E_NOT_FOUND, E_LOCKED, E_DENIED, E_INVALID and
@@ -304,6 +307,7 @@ struct worker_report {
     uint64_t connections;  /* there are */
     uint64_t opened, closed;
     uint64_t queues, consumers, messages_ready, messages_leased; /* of those that live here */
+    uint64_t messages_delayed;                                   /* likewise */
     uint64_t published;                                          /* by its clients, and taken */
     uint64_t delivered;                                          /* to its clients */
     uint64_t memory_bytes, message_bytes;                        /* charged to accounts */

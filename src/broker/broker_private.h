@@ -301,9 +301,6 @@ int client_route(struct client *client, const struct publish *publish,
 /* E_FULL or E_FAILED in words. */
 int storage_failure(int result, struct failure *failure);
 
-/* With which it is logged: for a start to know. */
-uint16_t message_lane(const struct message *message);
-
 /* The message is for these queues of this shard: logs it for those that keep it, and gives it to
  * all. *logged: somebody keeps it. */
 int shard_enqueue(struct shard *shard, struct message *message, struct catalog_queue **queues,

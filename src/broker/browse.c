@@ -47,6 +47,7 @@ static void tell(struct browse *browse, const struct queue_traveller *seen)
         .is_leased = seen->is_leased,
         .redelivered = seen->is_returned,
         .count = seen->count,
+        .due_ms = seen->is_leased ? 0 : seen->due_ms,
     };
 
     browse->found++;
@@ -164,6 +165,7 @@ int browse_here(struct request *request, struct hosted *hosted, const struct bro
         .at = range->from,
         .skips_ready = !range->ready,
         .skips_leased = !range->leased,
+        .skips_delayed = !range->delayed,
         .ready = walk_ready,
     };
     queue_ref(&hosted->queue);
@@ -221,8 +223,10 @@ struct browsing *browsing_open(struct client *client, const struct browse_spec *
     struct browsing *browsing = memory_new(sizeof *browsing + conditions.size);
     browsing->client = client;
     browsing->queue = queue->id;
-    browsing->range =
-        (struct browse_range){.ready = spec->ready, .leased = spec->leased, .filter = spec->filter};
+    browsing->range = (struct browse_range){.ready = spec->ready,
+                                            .leased = spec->leased,
+                                            .delayed = spec->delayed,
+                                            .filter = spec->filter};
     if (conditions.size > 0)
         memcpy(browsing->conditions, conditions.data, conditions.size);
     browsing->range.filter.conditions = slice_of(browsing->conditions, conditions.size);

@@ -15,7 +15,7 @@
 struct browse_range {
     uint64_t from; /* sequence: the first that is looked at */
     uint32_t limit;
-    bool ready, leased;
+    bool ready, leased, delayed;
     struct message_filter filter; /* conditions: borrowed */
 };
 

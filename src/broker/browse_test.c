@@ -65,7 +65,8 @@ static uint64_t number_of(const struct browsed *found)
 
 static struct browse_spec spec_of(const char *queue)
 {
-    return (struct browse_spec){.queue = slice_text(queue), .ready = true, .leased = true};
+    return (struct browse_spec){
+        .queue = slice_text(queue), .ready = true, .leased = true, .delayed = true};
 }
 
 static struct browsing *begin(struct actor *a, const struct browse_spec *spec)

@@ -106,6 +106,16 @@ static void expired(struct timer *timer)
     worker_delete_queue(worker, hosted->named);
 }
 
+struct queue_counts hosted_counts(const struct hosted *hosted)
+{
+    return (struct queue_counts){
+        .ready = hosted->queue.ready,
+        .leased = hosted->queue.leased,
+        .consumers = hosted->queue.consumers + hosted->returning,
+        .delayed = hosted->queue.delayed,
+    };
+}
+
 void hosted_check_unused(struct hosted *hosted)
 {
     struct catalog_queue *named = hosted->named;

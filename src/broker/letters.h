@@ -155,13 +155,14 @@ struct letter_ask_browse {
     struct letter_ask ask;
     uint64_t from, since_ms, until_ms;
     uint32_t limit;
-    bool ready, leased;
+    bool ready, leased, delayed;
     uint32_t conditions_size; /* they follow */
 };
 
 struct letter_browsed {
     uint64_t token;
     uint64_t sequence;
+    uint64_t due_ms;
     uint32_t count;
     bool is_leased, redelivered;
     struct message message;
@@ -179,6 +180,7 @@ struct letter_answer {
     uint32_t text_size;
     bool has_counts;
     uint64_t ready, leased; /* counts, or what is left after a get */
+    uint64_t delayed;
     uint32_t consumers;
     bool has_message; /* a get's, which did not fail: */
     bool redelivered;
@@ -325,6 +327,7 @@ struct letter_move_begin {
 struct letter_move_message {
     struct letter_move move;
     uint64_t sequence;
+    uint64_t due_ms;
     uint32_t count;
     bool is_logged, is_leased, is_returned;
     struct message message;

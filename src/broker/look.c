@@ -128,11 +128,7 @@ static void add(struct listing *listing, struct catalog_queue *queue)
         listed->worker = peer_of(queue->home)->index;
     } else if (queue->hosted) {
         listed->numbers.is_there = listed->numbers.has_counts = true;
-        listed->numbers.counts = (struct queue_counts){
-            .ready = queue->hosted->queue.ready,
-            .leased = queue->hosted->queue.leased,
-            .consumers = queue->hosted->queue.consumers + queue->hosted->returning,
-        };
+        listed->numbers.counts = hosted_counts(queue->hosted);
     } else {
         listed->numbers.is_there = true;
     }
@@ -346,6 +342,7 @@ static bool report_slice(struct request *request)
             report->consumers += queue->hosted->queue.consumers;
             report->messages_ready += queue->hosted->queue.ready;
             report->messages_leased += queue->hosted->queue.leased;
+            report->messages_delayed += queue->hosted->queue.delayed;
         }
         if (loop_precise_ns(worker->loop) - start_ns >= JOB_SLICE_NS)
             return false;

@@ -58,6 +58,7 @@ static void answer(struct asked *asked)
         letter->has_counts = true;
         letter->ready = counts->ready;
         letter->leased = counts->leased;
+        letter->delayed = counts->delayed;
         letter->consumers = counts->consumers;
     }
     if (request->is_get && is_done)

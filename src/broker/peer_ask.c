@@ -78,8 +78,8 @@ static void answer_came(struct peer *peer, struct slice bytes)
         if (answer->has_message)
             take_delivery(peer, request, answer);
     } else if (answer->has_counts) {
-        request->result.queue.counts =
-            (struct queue_counts){answer->ready, answer->leased, answer->consumers};
+        request->result.queue.counts = (struct queue_counts){answer->ready, answer->leased,
+                                                             answer->consumers, answer->delayed};
     }
     request_go_on(request);
 }

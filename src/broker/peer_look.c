@@ -36,6 +36,7 @@ int peer_browse(struct request *request, struct catalog_queue *queue,
     letter->limit = range->limit;
     letter->ready = range->ready;
     letter->leased = range->leased;
+    letter->delayed = range->delayed;
     letter->conditions_size = (uint32_t)conditions.size;
     if (conditions.size > 0)
         memcpy(letter + 1, conditions.data, conditions.size);
@@ -61,6 +62,7 @@ static void browsed_came(struct peer *peer, struct slice bytes)
         .is_leased = letter->is_leased,
         .redelivered = letter->redelivered,
         .count = letter->count,
+        .due_ms = letter->due_ms,
     };
 
     browsing_add(asking(peer, letter->token), &found);
@@ -110,11 +112,7 @@ static struct queue_numbers numbers_of(const struct worker *worker, uint64_t id)
 
     if (queue && queue->hosted) {
         numbers.has_counts = true;
-        numbers.counts = (struct queue_counts){
-            .ready = queue->hosted->queue.ready,
-            .leased = queue->hosted->queue.leased,
-            .consumers = queue->hosted->queue.consumers + queue->hosted->returning,
-        };
+        numbers.counts = hosted_counts(queue->hosted);
     }
     return numbers;
 }
@@ -143,6 +141,7 @@ static void browse(struct peer *peer, struct slice bytes)
         .limit = letter->limit,
         .ready = letter->ready,
         .leased = letter->leased,
+        .delayed = letter->delayed,
         .filter = {slice_of((const uint8_t *)(letter + 1), letter->conditions_size),
                    letter->since_ms, letter->until_ms},
     };
@@ -164,6 +163,7 @@ void peer_tell_browsed(struct peer *peer, uint64_t token, const struct browsed *
     letter->token = token;
     letter->sequence = found->sequence;
     letter->count = found->count;
+    letter->due_ms = found->due_ms;
     letter->is_leased = found->is_leased;
     letter->redelivered = found->redelivered;
     message_lend(&letter->message, found->message);

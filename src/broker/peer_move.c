@@ -38,6 +38,7 @@ void peer_tell_message(struct worker *worker, unsigned to, uint64_t queue, uint6
     letter->move = (struct letter_move){queue, number};
     letter->sequence = traveller->sequence;
     letter->count = traveller->count;
+    letter->due_ms = traveller->due_ms;
     letter->is_logged = traveller->is_logged;
     letter->is_leased = traveller->is_leased;
     letter->is_returned = traveller->is_returned;
@@ -121,6 +122,7 @@ static void message(struct peer *peer, struct slice bytes)
         .is_leased = letter->is_leased,
         .is_returned = letter->is_returned,
         .count = letter->count,
+        .due_ms = letter->due_ms,
     };
 
     ASSERT(traveller.message); /* without limit */

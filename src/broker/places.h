@@ -123,6 +123,8 @@ void hosted_abandon(struct hosted *hosted);
 /* It may have lost its last consumer: then an auto-delete queue goes. */
 void hosted_check_unused(struct hosted *hosted);
 
+struct queue_counts hosted_counts(const struct hosted *hosted);
+
 /* One reference on its queue less; the last frees it. */
 void hosted_release(struct hosted *hosted);
 void hosted_free(struct hosted *hosted);

@@ -209,15 +209,9 @@ static size_t shard_takers(struct shard *shard, const struct message *message,
     return taking;
 }
 
-uint16_t message_lane(const struct message *message)
-{
-    return message->expires_at_ms ? QUEUE_LANE_MORTAL : 0;
-}
-
 int shard_enqueue(struct shard *shard, struct message *message, struct catalog_queue **queues,
                   size_t count, bool *logged, struct failure *failure)
 {
-    uint16_t lane = message_lane(message);
     uint64_t position = 0;
     size_t targets = 0;
 
@@ -230,8 +224,7 @@ int shard_enqueue(struct shard *shard, struct message *message, struct catalog_q
         for (size_t i = 0; i < count; i++) {
             const struct queue *queue = &queues[i]->hosted->queue;
             if (queue->log)
-                shard->targets[targets++] =
-                    (struct log_target){queue->id, queue_sequence(queue), lane};
+                shard->targets[targets++] = queue_target(queue, message);
         }
         if (targets > LOG_TARGETS_MAX)
             return fail(failure, E_LIMIT, "the message goes to more than %u durable queues",

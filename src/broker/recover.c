@@ -146,12 +146,12 @@ static void recover_state(void *context, uint64_t id, struct slice bytes, uint64
 /* A queue that the catalog does not know was deleted, unless the catalog itself is damaged: then
  * its messages stay. */
 static void recover_message(void *context, uint64_t id, uint64_t sequence, uint64_t position,
-                            uint64_t size, uint16_t lane)
+                            uint64_t size, uint16_t lane, uint64_t due_ms)
 {
     const struct shard *shard = context;
     struct queue *queue = find(shard, id);
 
-    if (queue ? queue_recover_message(queue, sequence, position, size, lane)
+    if (queue ? queue_recover_message(queue, sequence, position, size, lane, due_ms)
               : shard->place.worker->catalog_is_suspect)
         return;
     log_release(shard->log, position);
@@ -173,6 +173,14 @@ static void recover_returned(void *context, uint64_t id, uint64_t first, uint64_
 
     if (queue)
         queue_recover_returned(queue, first, last, count);
+}
+
+static void recover_postponed(void *context, uint64_t id, uint64_t sequence, uint64_t due_ms)
+{
+    struct queue *queue = find(context, id);
+
+    if (queue)
+        queue_recover_postponed(queue, sequence, due_ms);
 }
 
 static void recover_delivered(void *context, uint64_t id, uint64_t sequence)
@@ -235,6 +243,7 @@ const struct log_recovery shard_recovery = {
     .message = recover_message,
     .settled = recover_settled,
     .returned = recover_returned,
+    .postponed = recover_postponed,
     .delivered = recover_delivered,
     .change = recover_change,
     .corrupt = recover_corrupt,

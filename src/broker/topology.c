@@ -224,15 +224,6 @@ int client_find_queue(struct client *client, struct slice name, struct catalog_q
     return is_anothers(*queue, client) ? locked(*queue, failure) : 0;
 }
 
-static void fill_counts(const struct hosted *hosted, struct request *request)
-{
-    request->result.queue.counts = (struct queue_counts){
-        .ready = hosted->queue.ready,
-        .leased = hosted->queue.leased,
-        .consumers = hosted->queue.consumers + hosted->returning,
-    };
-}
-
 static void deleted_meanwhile(struct request *request, const char *name)
 {
     fail(&request->failure, E_NOT_FOUND, "queue '%s' has been deleted meanwhile", name);
@@ -241,7 +232,7 @@ static void deleted_meanwhile(struct request *request, const char *name)
 int counts_here(struct request *request, struct hosted *hosted)
 {
     hosted_used(hosted);
-    fill_counts(hosted, request);
+    request->result.queue.counts = hosted_counts(hosted);
     if (hosted->has_expired)
         deleted_meanwhile(request, hosted->named->name);
     return DONE;
@@ -471,10 +462,10 @@ int delete_here(struct request *request, struct hosted *hosted, bool if_unused, 
     uint8_t bytes[16];
     struct writer w = writer_of(bytes, sizeof bytes);
 
-    fill_counts(hosted, request);
+    request->result.queue.counts = hosted_counts(hosted);
     if (if_unused && hosted->queue.consumers + hosted->returning > 0)
         fail(failure, E_IN_USE, "queue '%s' in vhost '%s' in use", named->name, named->vhost->name);
-    else if (if_empty && hosted->queue.ready > 0)
+    else if (if_empty && hosted->queue.ready + hosted->queue.delayed > 0)
         fail(failure, E_IN_USE, "queue '%s' in vhost '%s' not empty", named->name,
              named->vhost->name);
     if (failure->code != 0)

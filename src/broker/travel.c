@@ -332,7 +332,7 @@ void arriving_message(struct worker *worker, uint64_t id, uint64_t number,
     ASSERT(move->arriving);
     struct queue *queue = &move->arriving->queue;
     if (traveller->is_logged) {
-        struct log_target target = {id, traveller->sequence, message_lane(traveller->message)};
+        struct log_target target = queue_arrival_target(queue, traveller);
         int result = log_append_message(queue->log, traveller->message, &target, 1, &position);
         if (result != 0) {
             arriving_failed(move, result);

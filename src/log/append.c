@@ -114,6 +114,16 @@ void log_append_delivered(struct log *log, uint64_t queue, uint64_t sequence)
         append_small(log, RECORD_DELIVERED, bytes, delivered_record_encode(&delivered, bytes));
 }
 
+void log_append_postponed(struct log *log, uint64_t queue, uint64_t sequence, uint64_t due_ms)
+{
+    struct postponed_record postponed = {queue, sequence, due_ms};
+    uint8_t bytes[RANGE_RECORD_MAX];
+
+    ASSERT(queue > 0 && sequence > 0);
+    if (!log->has_failed)
+        append_small(log, RECORD_POSTPONED, bytes, postponed_record_encode(&postponed, bytes));
+}
+
 /* ---- messages ---- */
 
 static bool is_attached(const struct message *message)
@@ -124,7 +134,7 @@ static bool is_attached(const struct message *message)
 /* Of the record's payload without the body. */
 static size_t message_head_bytes_max(const struct message *message, size_t targets)
 {
-    return 1 + 3 * VARINT_SIZE_MAX + targets * (2 * VARINT_SIZE_MAX + 3) +
+    return 1 + 3 * VARINT_SIZE_MAX + targets * (3 * VARINT_SIZE_MAX + 3) +
            message_head_size(message);
 }
 
@@ -149,6 +159,8 @@ static struct slice encode_head(struct log *log, struct message *message,
         write_varint(&w, targets[i].queue);
         write_varint(&w, targets[i].sequence);
         write_varint(&w, targets[i].lane);
+        if (targets[i].lane & LOG_LANE_DUE)
+            write_varint(&w, targets[i].due_ms);
     }
     if (is_attached(message))
         write_varint(&w, block_attach(log->open, message));
@@ -178,8 +190,8 @@ int log_append_message(struct log *log, struct message *message, const struct lo
     *position = block_append(block, RECORD_MESSAGE, head, body, body.size > MESSAGE_INLINE_MAX);
     block_keep(block, *position, message);
     for (size_t i = 0; i < count; i++) {
-        struct index_entry entry = {targets[i].queue, targets[i].sequence, *position,
-                                    message->body_size, targets[i].lane};
+        struct index_entry entry = {targets[i].queue,   targets[i].sequence, *position,
+                                    message->body_size, targets[i].lane,     targets[i].due_ms};
         block_add_index(block, &entry);
     }
     block->live += count;

@@ -85,6 +85,7 @@ static const char *const type_names[] = {
     [RECORD_SNAPSHOT_END] = "snapshot end",
     [RECORD_CHECKPOINT_END] = "checkpoint end",
     [RECORD_CHANGE] = "change",
+    [RECORD_POSTPONED] = "postponed",
     [RECORD_INDEX_BLOCKS] = "index of blocks",
     [RECORD_INDEX_MESSAGES] = "index of messages",
     [RECORD_INDEX_MARKS] = "index of marks",
@@ -116,6 +117,8 @@ static void line_message(struct dump *d, struct slice payload)
         line(d, "      queue %" PRIu64 " sequence %" PRIu64 " lane %u, body of %" PRIu64 "%s",
              target.queue, target.sequence, target.lane, message.body_size,
              message.flags & MESSAGE_ATTACHED ? ", attached" : "");
+        if (target.lane & LOG_LANE_DUE)
+            line(d, "        due at %" PRIu64 " ms", target.due_ms);
     }
 }
 
@@ -123,6 +126,7 @@ static void line_details(struct dump *d, const struct record *record)
 {
     struct range_record range;
     struct delivered_record delivered;
+    struct postponed_record postponed;
     struct state_record state;
     struct slice rest = record->payload;
     uint64_t number;
@@ -142,6 +146,11 @@ static void line_details(struct dump *d, const struct record *record)
     case RECORD_DELIVERED:
         if (delivered_record_decode(record->payload, &delivered) == 0)
             line(d, "      queue %" PRIu64 " up to %" PRIu64, delivered.queue, delivered.sequence);
+        break;
+    case RECORD_POSTPONED:
+        if (postponed_record_decode(record->payload, &postponed) == 0)
+            line(d, "      queue %" PRIu64 " %" PRIu64 ", due at %" PRIu64 " ms", postponed.queue,
+                 postponed.sequence, postponed.due_ms);
         break;
     case RECORD_STATE:
         if (state_record_decode(record->payload, &state) == 0)

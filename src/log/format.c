@@ -2,6 +2,7 @@
 
 #include "base/assert.h"
 #include "base/checksum.h"
+#include "log/log.h"
 
 _Static_assert(BLOCK_CHUNKS_MAX == 1u << POSITION_CHUNK_BITS, "a position names a chunk");
 _Static_assert(CHUNK_PAYLOAD_MAX / RECORD_ADDRESSABLE_MIN == 1u << POSITION_INDEX_BITS,
@@ -319,6 +320,7 @@ void target_decode(struct reader *targets, struct target *target)
     target->queue = read_varint(targets);
     target->sequence = read_varint(targets);
     target->lane = (uint16_t)read_varint(targets);
+    target->due_ms = target->lane & LOG_LANE_DUE ? read_varint(targets) : 0;
 }
 
 int message_record_decode(struct slice payload, struct message_record *record)
@@ -334,7 +336,10 @@ int message_record_decode(struct slice payload, struct message_record *record)
     for (uint64_t i = 0; i < record->targets_count; i++) {
         uint64_t queue = read_varint(&r);
         uint64_t sequence = read_varint(&r);
-        if (read_varint(&r) > UINT16_MAX || queue == 0 || sequence == 0 || r.failed)
+        uint64_t lane = read_varint(&r);
+        if (lane & LOG_LANE_DUE)
+            read_varint(&r);
+        if (lane > UINT16_MAX || queue == 0 || sequence == 0 || r.failed)
             return E_CORRUPT;
     }
     record->targets = slice_of(targets, (size_t)(r.at - targets));
@@ -396,6 +401,30 @@ int delivered_record_decode(struct slice payload, struct delivered_record *deliv
     return r.failed || reader_left(&r) > 0 || delivered->queue == 0 ? E_CORRUPT : 0;
 }
 
+size_t postponed_record_encode(const struct postponed_record *postponed,
+                               uint8_t bytes[RANGE_RECORD_MAX])
+{
+    struct writer w = writer_of(bytes, RANGE_RECORD_MAX);
+
+    write_varint(&w, postponed->queue);
+    write_varint(&w, postponed->sequence);
+    write_varint(&w, postponed->due_ms);
+    ASSERT(!w.failed);
+    return writer_size(&w);
+}
+
+int postponed_record_decode(struct slice payload, struct postponed_record *postponed)
+{
+    struct reader r = reader_of(payload);
+
+    postponed->queue = read_varint(&r);
+    postponed->sequence = read_varint(&r);
+    postponed->due_ms = read_varint(&r);
+    return r.failed || reader_left(&r) > 0 || postponed->queue == 0 || postponed->sequence == 0
+               ? E_CORRUPT
+               : 0;
+}
+
 size_t state_record_encode_head(const struct state_record *state, uint8_t bytes[STATE_HEAD_MAX])
 {
     struct writer w = writer_of(bytes, STATE_HEAD_MAX);
@@ -430,6 +459,17 @@ int number_record_decode(struct slice payload, uint64_t *number, struct slice *r
 
 enum { ENTRY_JUMPS = 1, ENTRY_SIZE = 2, ENTRY_LANE = 4, ENTRY_STEP_SHIFT = 3, ENTRY_STEP_MAX = 31 };
 
+/* Differences of times, small ones of either sign in few bytes. */
+static uint64_t folded(uint64_t difference)
+{
+    return difference << 1 ^ (difference >> 63 ? ~0ull : 0);
+}
+
+static uint64_t unfolded(uint64_t value)
+{
+    return value >> 1 ^ (value & 1 ? ~0ull : 0);
+}
+
 #define PLACE_MASK ((1ull << (POSITION_INDEX_BITS + POSITION_CHUNK_BITS)) - 1)
 
 size_t index_entry_encode(struct index_coder *coder, const struct index_entry *entry,
@@ -456,8 +496,13 @@ size_t index_entry_encode(struct index_coder *coder, const struct index_entry *e
         write_varint(&w, entry->size);
     if (flags & ENTRY_LANE)
         write_varint(&w, entry->lane);
+    if (entry->lane & LOG_LANE_DUE) {
+        write_varint(&w, folded(entry->due_ms - coder->due_ms));
+        coder->due_ms = entry->due_ms;
+    }
     ASSERT(!w.failed);
-    *coder = (struct index_coder){entry->queue, entry->sequence, place, entry->size, entry->lane};
+    *coder = (struct index_coder){entry->queue, entry->sequence, place,
+                                  entry->size,  entry->lane,     coder->due_ms};
     return writer_size(&w);
 }
 
@@ -478,6 +523,8 @@ bool index_entry_decode(struct index_coder *coder, struct reader *reader, uint64
     if (flags & ENTRY_SIZE)
         coder->size = read_varint(reader);
     uint64_t lane = flags & ENTRY_LANE ? read_varint(reader) : coder->lane;
+    if (lane & LOG_LANE_DUE)
+        coder->due_ms += unfolded(read_varint(reader));
     if (reader->failed || lane > UINT16_MAX || step > PLACE_MASK - coder->place ||
         coder->queue == 0 || coder->sequence == 0) {
         reader->failed = true;
@@ -486,9 +533,12 @@ bool index_entry_decode(struct index_coder *coder, struct reader *reader, uint64
     coder->lane = (uint16_t)lane;
     coder->place += step;
     *entry =
-        (struct index_entry){coder->queue, coder->sequence,
+        (struct index_entry){coder->queue,
+                             coder->sequence,
                              block << (POSITION_INDEX_BITS + POSITION_CHUNK_BITS) | coder->place,
-                             coder->size, coder->lane};
+                             coder->size,
+                             coder->lane,
+                             lane & LOG_LANE_DUE ? coder->due_ms : 0};
     return true;
 }
 

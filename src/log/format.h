@@ -205,6 +205,7 @@ enum record_type {
     RECORD_CHECKPOINT_END = 12,
     RECORD_CURSOR = 13,
     RECORD_CHANGE = 14,
+    RECORD_POSTPONED = 15,
     RECORD_TYPES,
 
     RECORD_INDEX_BLOCKS = 64, /* of footers only */
@@ -249,6 +250,7 @@ struct message_record {
 struct target {
     uint64_t queue, sequence;
     uint16_t lane;
+    uint64_t due_ms; /* 0 where the lane has no LOG_LANE_DUE */
 };
 
 int message_record_decode(struct slice payload, struct message_record *record) MUST_CHECK;
@@ -275,6 +277,14 @@ size_t delivered_record_encode(const struct delivered_record *delivered,
                                uint8_t bytes[RANGE_RECORD_MAX]);
 int delivered_record_decode(struct slice payload, struct delivered_record *delivered) MUST_CHECK;
 
+struct postponed_record {
+    uint64_t queue, sequence, due_ms;
+};
+
+size_t postponed_record_encode(const struct postponed_record *postponed,
+                               uint8_t bytes[RANGE_RECORD_MAX]);
+int postponed_record_decode(struct slice payload, struct postponed_record *postponed) MUST_CHECK;
+
 #define STATE_HEAD_MAX 16u
 
 enum state_flag { STATE_FIRST = 1, STATE_MORE = 2 };
@@ -299,13 +309,15 @@ int number_record_decode(struct slice payload, uint64_t *number, struct slice *r
 struct index_entry {
     uint64_t queue, sequence, position, size;
     uint16_t lane;
+    uint64_t due_ms; /* 0 where the lane has no LOG_LANE_DUE */
 };
 
-#define INDEX_ENTRY_MAX 48u
+#define INDEX_ENTRY_MAX 64u
 
 struct index_coder { /* what the next entry is told relative to; zeroed at a record's start */
     uint64_t queue, sequence, place, size;
     uint16_t lane;
+    uint64_t due_ms; /* of the last one that had one */
 };
 
 size_t index_entry_encode(struct index_coder *coder, const struct index_entry *entry,

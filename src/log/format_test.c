@@ -3,6 +3,7 @@
 #include "base/checksum.h"
 #include "base/memory.h"
 #include "log/block.h"
+#include "log/log.h"
 #include "log/scan.h"
 
 #include <setjmp.h>
@@ -186,9 +187,9 @@ static void records_come_back(void **state)
 static void an_index_is_small_and_exact(void **state)
 {
     struct index_entry entries[] = {
-        {1, 1, position_of(9, 0, 0), 100, 0},   {1, 2, position_of(9, 0, 1), 100, 0},
-        {1, 3, position_of(9, 0, 2), 100, 0},   {2, 50, position_of(9, 0, 2), 100, 7},
-        {1, 4, position_of(9, 3, 0), 90000, 0}, {1, 5, position_of(9, 255, 4095), 1, 65535},
+        {1, 1, position_of(9, 0, 0), 100, 0, 0},   {1, 2, position_of(9, 0, 1), 100, 0, 0},
+        {1, 3, position_of(9, 0, 2), 100, 0, 0},   {2, 50, position_of(9, 0, 2), 100, 7, 0},
+        {1, 4, position_of(9, 3, 0), 90000, 0, 0}, {1, 5, position_of(9, 255, 4095), 1, 65535, 7},
     };
     uint8_t bytes[1000];
     size_t size = 0;
@@ -207,9 +208,68 @@ static void an_index_is_small_and_exact(void **state)
     for (size_t i = 0; i < 6; i++) {
         assert_true(index_entry_decode(&coder, &reader, 9, &back));
         assert_memory_equal(&back, &entries[i], offsetof(struct index_entry, lane) + 2);
+        assert_int_equal(back.due_ms, entries[i].due_ms);
     }
     assert_false(index_entry_decode(&coder, &reader, 9, &back));
     assert_false(reader.failed);
+}
+
+static void times_are_small_and_exact(void **state)
+{
+    static const uint64_t due_ms[] = {1700000000000, 1700000000001, 1699999999990, 0, UINT64_MAX};
+    struct index_coder coder = {0};
+    struct index_entry back;
+    uint8_t bytes[1000];
+    size_t size = 0;
+
+    (void)state;
+    for (size_t i = 0; i < 5; i++) {
+        struct index_entry entry = {1,   1 + i,        position_of(9, 0, (unsigned)i),
+                                    100, LOG_LANE_DUE, due_ms[i]};
+        size_t part = index_entry_encode(&coder, &entry, bytes + size);
+        size += part;
+        if (i == 1 || i == 2)
+            assert_int_equal(part, 2); /* a byte for the time */
+    }
+    struct reader reader = reader_of(slice_of(bytes, size));
+    coder = (struct index_coder){0};
+    for (size_t i = 0; i < 5; i++) {
+        assert_true(index_entry_decode(&coder, &reader, 9, &back));
+        assert_true(back.due_ms == due_ms[i]);
+    }
+    reader = reader_of(slice_of(bytes, 5)); /* which ends within the first time */
+    coder = (struct index_coder){0};
+    assert_false(index_entry_decode(&coder, &reader, 9, &back));
+    assert_true(reader.failed);
+}
+
+static void a_record_tells_a_time(void **state)
+{
+    struct postponed_record postponed = {7, 300, 5}, back;
+    static const uint8_t message[] = {0, 0, 1, 7, 1, 0x80, 0x80, 2, 0x81, 1, 'H'};
+    uint8_t bytes[RANGE_RECORD_MAX];
+    struct message_record record;
+    struct target target;
+
+    (void)state;
+    assert_int_equal(postponed_record_encode(&postponed, bytes), 4);
+    assert_memory_equal(bytes, "\7\254\2\5", 4);
+    assert_int_equal(postponed_record_decode(slice_of(bytes, 4), &back), 0);
+    assert_memory_equal(&back, &postponed, sizeof back);
+    for (size_t cut = 0; cut < 4; cut++)
+        assert_int_equal(postponed_record_decode(slice_of(bytes, cut), &back), E_CORRUPT);
+    assert_int_equal(postponed_record_decode(slice_of("\7\1\5\0", 4), &back), E_CORRUPT);
+    assert_int_equal(postponed_record_decode(slice_of("\0\1\5", 3), &back), E_CORRUPT);
+    assert_int_equal(postponed_record_decode(slice_of("\7\0\5", 3), &back), E_CORRUPT);
+
+    assert_int_equal(message_record_decode(slice_of(message, sizeof message), &record), 0);
+    assert_true(slice_is(record.content, "H"));
+    struct reader targets = reader_of(record.targets);
+    target_decode(&targets, &target);
+    assert_int_equal(target.lane, LOG_LANE_DUE);
+    assert_int_equal(target.due_ms, 129);
+    for (size_t cut = 0; cut < 10; cut++)
+        assert_int_equal(message_record_decode(slice_of(message, cut), &record), E_CORRUPT);
 }
 
 /* ---- a block, written and scanned ---- */
@@ -339,6 +399,8 @@ int main(void)
         cmocka_unit_test(a_chunk_is_bound_to_its_place),
         cmocka_unit_test(records_come_back),
         cmocka_unit_test(an_index_is_small_and_exact),
+        cmocka_unit_test(times_are_small_and_exact),
+        cmocka_unit_test(a_record_tells_a_time),
         cmocka_unit_test(blocks_are_scanned),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

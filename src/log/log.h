@@ -69,17 +69,18 @@ struct log_events {
 
 /* What recovery finds, in this order: catalog (from the newest complete snapshot on, in log order),
  * then the newest state of each queue, then messages and the rest in log order, each only when no
- * state that was told covers it (settlements, returns, marks and changes) or for a segment that
- * still exists (messages, which may be settled long since: the layer above compares with the state,
- * and answers log_release() for each one it does not keep). */
+ * state that was told covers it (settlements, returns, times, marks and changes) or for a segment
+ * that still exists (messages, which may be settled long since: the layer above compares with the
+ * state, and answers log_release() for each one it does not keep). */
 struct log_recovery {
     void (*catalog)(void *context, struct slice bytes);
     void (*state)(void *context, uint64_t queue, struct slice bytes, uint64_t position);
-    /* size: bytes of body; lane: as appended */
+    /* size: bytes of body; lane and due_ms: as appended */
     void (*message)(void *context, uint64_t queue, uint64_t sequence, uint64_t position,
-                    uint64_t size, uint16_t lane);
+                    uint64_t size, uint16_t lane, uint64_t due_ms);
     void (*settled)(void *context, uint64_t queue, uint64_t first, uint64_t last, unsigned why);
     void (*returned)(void *context, uint64_t queue, uint64_t first, uint64_t last, uint32_t count);
+    void (*postponed)(void *context, uint64_t queue, uint64_t sequence, uint64_t due_ms);
     void (*delivered)(void *context, uint64_t queue, uint64_t sequence);
     void (*change)(void *context, uint64_t queue, struct slice bytes);
     /* Something is wrong with what was durable: named, set aside, the rest goes on. This outlives
@@ -131,10 +132,13 @@ void log_free(struct log *log);
 #define LOG_GROUP_BYTES_MAX (8u << 20)   /* of one group, bodies over LOG_PART_BYTES not counted */
 #define LOG_PART_BYTES      (256u << 10) /* larger bodies are logged as parts */
 
+#define LOG_LANE_DUE 0x8000u
+
 struct log_target {
     uint64_t queue;
     uint64_t sequence;
-    uint16_t lane; /* priority or bucket, for whoever rebuilds an index without the body */
+    uint16_t lane;   /* priority or bucket, for whoever rebuilds an index without the body */
+    uint64_t due_ms; /* a time, likewise; kept where the lane has LOG_LANE_DUE, else 0 */
 };
 
 /* One record however many queues. The message is referenced until its block is durable. E_FULL: no
@@ -148,6 +152,9 @@ void log_settle(struct log *log, uint64_t queue, uint64_t first, uint64_t last, 
 void log_append_returned(struct log *log, uint64_t queue, uint64_t first, uint64_t last,
                          uint32_t count);
 void log_append_delivered(struct log *log, uint64_t queue, uint64_t sequence);
+
+/* That message of the queue has another time now than the one that it was appended with. */
+void log_append_postponed(struct log *log, uint64_t queue, uint64_t sequence, uint64_t due_ms);
 
 /* One target of the message at this position is not needed any more. */
 void log_release(struct log *log, uint64_t position);

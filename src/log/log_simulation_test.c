@@ -42,7 +42,7 @@ struct item {
 
 struct queue {
     struct item items[SEQUENCE_MAX];
-    uint64_t next, returned, delivered;
+    uint64_t next, returned, delivered, postponed; /* postponed: all times together */
     bool is_dirty;
 };
 
@@ -56,7 +56,17 @@ struct model {
     uint32_t events; /* of the catalog: 1 to this */
 };
 
-enum kind { APPENDED, SETTLED, RETURNED, DELIVERED, CATALOG, PREPARED, CHANGED, FULFILLED };
+enum kind {
+    APPENDED,
+    SETTLED,
+    RETURNED,
+    DELIVERED,
+    POSTPONED,
+    CATALOG,
+    PREPARED,
+    CHANGED,
+    FULFILLED
+};
 
 struct operation {
     enum kind kind;
@@ -68,10 +78,11 @@ struct operation {
 /* What recovery has told. */
 struct view {
     bool has_state[QUEUES];
-    uint64_t next[QUEUES], returned[QUEUES], delivered[QUEUES];
+    uint64_t next[QUEUES], returned[QUEUES], delivered[QUEUES], postponed[QUEUES];
     uint64_t position[QUEUES][SEQUENCE_MAX];
     uint32_t size[QUEUES][SEQUENCE_MAX];
     uint16_t lane[QUEUES][SEQUENCE_MAX];
+    uint64_t due_ms[QUEUES][SEQUENCE_MAX];
     uint8_t live_in_state[QUEUES][SEQUENCE_MAX / 8 + 1];
     uint8_t settled[QUEUES][SEQUENCE_MAX / 8 + 1];
     uint8_t events[EVENTS_MAX / 8 + 1];
@@ -195,6 +206,11 @@ static size_t size_of(uint32_t id)
 static uint16_t lane_of(uint32_t id)
 {
     return id % 5 ? 0 : (uint16_t)mix(id);
+}
+
+static uint64_t due_of(uint32_t id)
+{
+    return lane_of(id) & LOG_LANE_DUE ? mix(id + 77) >> id % 60 : 0;
 }
 
 static uint64_t word_of(uint32_t id, size_t at)
@@ -381,6 +397,9 @@ static void apply(struct model *model, const struct operation *o)
     case DELIVERED:
         queue->delivered = o->first;
         break;
+    case POSTPONED:
+        queue->postponed += o->first * o->last;
+        break;
     default:
         model->events = o->id;
         return;
@@ -417,7 +436,8 @@ static bool append_message(struct simulation *s, bool in_group)
     for (unsigned i = 0; i < 1 + any(s, 8) / 6 * any(s, QUEUES); i++) {
         unsigned q = (first + i) % QUEUES;
         if (s->now.queues[q].next < SEQUENCE_MAX)
-            targets[count++] = (struct log_target){q + 1, s->now.queues[q].next, lane_of(id)};
+            targets[count++] =
+                (struct log_target){q + 1, s->now.queues[q].next, lane_of(id), due_of(id)};
     }
     if (count == 0 || s->ops_count + 2 * QUEUES > OPS_MAX)
         return true;
@@ -574,7 +594,11 @@ static void append_other(struct simulation *s)
     if (queue->next == 1 || log_is_failed(s->log))
         return;
     uint64_t first = 1 + any(s, queue->next - 1);
-    if (any(s, 2)) {
+    if (any(s, 3) == 0) {
+        uint64_t due_ms = any(s, UINT64_MAX) >> any(s, 64);
+        log_append_postponed(s->log, q + 1, first, due_ms);
+        did(s, (struct operation){.kind = POSTPONED, .queue = q, .first = first, .last = due_ms});
+    } else if (any(s, 2)) {
         uint64_t last = first + any(s, queue->next - first);
         log_append_returned(s->log, q + 1, first, last, 1);
         did(s, (struct operation){.kind = RETURNED, .queue = q, .first = first, .last = last});
@@ -589,16 +613,17 @@ static void append_other(struct simulation *s)
 static void write_state(struct simulation *s, unsigned q)
 {
     struct queue *queue = &s->now.queues[q];
-    size_t size = 24 + (size_t)queue->next / 8 + 1;
+    size_t size = 32 + (size_t)queue->next / 8 + 1;
     size_t filler = any(s, 20) ? 0 : any(s, 3 * LOG_STATE_MAX);
     uint8_t *bytes = memory_new(size + filler);
 
     store_le64(bytes, queue->next);
     store_le64(bytes + 8, queue->returned);
     store_le64(bytes + 16, queue->delivered);
+    store_le64(bytes + 24, queue->postponed);
     for (uint64_t i = 1; i < queue->next; i++)
         if (queue->items[i].is_live)
-            set_bit(bytes + 24, i);
+            set_bit(bytes + 32, i);
     size += filler;
     for (size_t at = 0; at < size; at += LOG_STATE_MAX) {
         size_t part = size - at < LOG_STATE_MAX ? size - at : LOG_STATE_MAX;
@@ -725,17 +750,18 @@ static void on_state(void *context, uint64_t queue, struct slice bytes, uint64_t
         machine->promised = load_le32(bytes.data + 4);
         return;
     }
-    CHECK(s, !view->has_state[q] && bytes.size > 24 && position > 0);
+    CHECK(s, !view->has_state[q] && bytes.size > 32 && position > 0);
     view->has_state[q] = true;
     view->next[q] = load_le64(bytes.data);
     view->returned[q] = load_le64(bytes.data + 8);
     view->delivered[q] = load_le64(bytes.data + 16);
-    CHECK(s, view->next[q] <= SEQUENCE_MAX && bytes.size >= 24 + view->next[q] / 8 + 1);
-    memcpy(view->live_in_state[q], bytes.data + 24, view->next[q] / 8 + 1);
+    view->postponed[q] = load_le64(bytes.data + 24);
+    CHECK(s, view->next[q] <= SEQUENCE_MAX && bytes.size >= 32 + view->next[q] / 8 + 1);
+    memcpy(view->live_in_state[q], bytes.data + 32, view->next[q] / 8 + 1);
 }
 
 static void on_message(void *context, uint64_t queue, uint64_t sequence, uint64_t position,
-                       uint64_t size, uint16_t lane)
+                       uint64_t size, uint16_t lane, uint64_t due_ms)
 {
     struct simulation *s = context;
     unsigned q = (unsigned)queue - 1;
@@ -745,6 +771,7 @@ static void on_message(void *context, uint64_t queue, uint64_t sequence, uint64_
     s->view.position[q][sequence] = position;
     s->view.size[q][sequence] = (uint32_t)size;
     s->view.lane[q][sequence] = lane;
+    s->view.due_ms[q][sequence] = due_ms;
 }
 
 static void on_settled(void *context, uint64_t queue, uint64_t first, uint64_t last, unsigned why)
@@ -763,6 +790,14 @@ static void on_returned(void *context, uint64_t queue, uint64_t first, uint64_t 
 
     CHECK(s, queue >= 1 && queue <= QUEUES && count == 1);
     s->view.returned[queue - 1] += last - first + 1;
+}
+
+static void on_postponed(void *context, uint64_t queue, uint64_t sequence, uint64_t due_ms)
+{
+    struct simulation *s = context;
+
+    CHECK(s, queue >= 1 && queue <= QUEUES && sequence < SEQUENCE_MAX);
+    s->view.postponed[queue - 1] += sequence * due_ms;
 }
 
 static void on_delivered(void *context, uint64_t queue, uint64_t sequence)
@@ -809,9 +844,9 @@ static void on_line(void *context, enum log_level level, const char *category, c
 }
 
 static const struct log_events events = {on_durable, on_failed, on_room, on_checkpoint};
-static const struct log_recovery recovery = {on_catalog, on_state,    on_message,
-                                             on_settled, on_returned, on_delivered,
-                                             on_change,  on_corrupt,  on_told};
+static const struct log_recovery recovery = {on_catalog,  on_state,     on_message,   on_settled,
+                                             on_returned, on_postponed, on_delivered, on_change,
+                                             on_corrupt,  on_told};
 
 static void on_opened(void *context, int result, const struct log_opened *summary,
                       const struct failure *failure)
@@ -850,10 +885,11 @@ static bool queue_matches(const struct simulation *s, unsigned q)
         }
         if (expected &&
             (view->position[q][i] != item->position || view->size[q][i] != size_of(item->id) ||
-             view->lane[q][i] != lane_of(item->id)))
+             view->lane[q][i] != lane_of(item->id) || view->due_ms[q][i] != due_of(item->id)))
             return false;
     }
-    return view->returned[q] == queue->returned && view->delivered[q] == queue->delivered;
+    return view->returned[q] == queue->returned && view->delivered[q] == queue->delivered &&
+           view->postponed[q] == queue->postponed;
 }
 
 static bool machines_match(const struct simulation *s)

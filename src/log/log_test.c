@@ -1,5 +1,6 @@
 #include "log/log.h"
 #include "log/dump.h"
+#include "log/format.h"
 
 #include "base/assert.h"
 #include "base/memory.h"
@@ -19,6 +20,7 @@
 struct told_message {
     uint64_t queue, sequence, position, size;
     uint16_t lane;
+    uint64_t due_ms;
 };
 
 struct fixture {
@@ -40,6 +42,7 @@ struct fixture {
 
     struct told_message *messages;
     size_t messages_count, settled_count, returned_count, delivered_count, corrupt_count;
+    struct postponed_record postponed; /* the last that was told */
     uint64_t settled_first, settled_last, settled_why;
     char catalog[4096]; /* the records behind each other, a space between */
     char states[4096];
@@ -106,11 +109,12 @@ static void on_state(void *context, uint64_t queue, struct slice bytes, uint64_t
 }
 
 static void on_message(void *context, uint64_t queue, uint64_t sequence, uint64_t position,
-                       uint64_t size, uint16_t lane)
+                       uint64_t size, uint16_t lane, uint64_t due_ms)
 {
     struct fixture *f = context;
     assert_true(f->messages_count < TOLD_MAX);
-    f->messages[f->messages_count++] = (struct told_message){queue, sequence, position, size, lane};
+    f->messages[f->messages_count++] =
+        (struct told_message){queue, sequence, position, size, lane, due_ms};
 }
 
 static void on_settled(void *context, uint64_t queue, uint64_t first, uint64_t last, unsigned why)
@@ -128,6 +132,11 @@ static void on_returned(void *context, uint64_t queue, uint64_t first, uint64_t 
 {
     assert_true(queue > 0 && first <= last && count > 0);
     ((struct fixture *)context)->returned_count++;
+}
+
+static void on_postponed(void *context, uint64_t queue, uint64_t sequence, uint64_t due_ms)
+{
+    ((struct fixture *)context)->postponed = (struct postponed_record){queue, sequence, due_ms};
 }
 
 static void on_delivered(void *context, uint64_t queue, uint64_t sequence)
@@ -161,9 +170,9 @@ static int on_told(void *context, struct failure *failure)
 }
 
 static const struct log_events events = {on_durable, on_failed, on_room, on_checkpoint};
-static const struct log_recovery recovery = {on_catalog, on_state,    on_message,
-                                             on_settled, on_returned, on_delivered,
-                                             on_change,  on_corrupt,  on_told};
+static const struct log_recovery recovery = {on_catalog,  on_state,     on_message,   on_settled,
+                                             on_returned, on_postponed, on_delivered, on_change,
+                                             on_corrupt,  on_told};
 
 static void on_opened(void *context, int result, const struct log_opened *summary,
                       const struct failure *failure)
@@ -277,7 +286,7 @@ static struct message *make_message(struct fixture *f, size_t size, uint64_t mar
 static uint64_t append(struct fixture *f, uint64_t queue, uint64_t sequence, size_t size)
 {
     struct message *message = make_message(f, size, sequence);
-    struct log_target target = {queue, sequence, 3};
+    struct log_target target = {queue, sequence, 3, 0};
     uint64_t position;
 
     assert_int_equal(log_append_message(f->log, message, &target, 1, &position), 0);
@@ -403,6 +412,47 @@ static void large_bodies(void **state)
             expect_message(f, positions[i], 1 + i, sizes[i]);
         }
     }
+    close_log(f);
+}
+
+static void expect_times(struct fixture *f, const uint64_t *due_ms, size_t count)
+{
+    assert_int_equal(f->messages_count, count);
+    for (size_t i = 0; i < count; i++) {
+        assert_int_equal(f->messages[i].lane, due_ms[i] ? LOG_LANE_DUE | 2 : 2);
+        assert_true(f->messages[i].due_ms == due_ms[i]);
+    }
+}
+
+static void times_come_back(void **state)
+{
+    struct fixture *f = *state;
+    static const uint64_t due_ms[] = {
+        1700000000000, 1700000000001, 0, 1699999999999, 0, 0, UINT64_MAX, 1, UINT64_MAX};
+    size_t count = sizeof due_ms / sizeof due_ms[0];
+
+    for (uint64_t i = 0; i < count; i++) {
+        struct message *message = make_message(f, 10, 1 + i);
+        struct log_target target = {1, 1 + i, 2, due_ms[i]};
+        uint64_t position;
+        target.lane |= due_ms[i] ? LOG_LANE_DUE : 0;
+        assert_int_equal(log_append_message(f->log, message, &target, 1, &position), 0);
+        message_unref(message);
+    }
+    log_append_postponed(f->log, 1, 3, 1700000000007);
+    wait_durable(f);
+    crash_log(f);
+    open_log(f); /* from the records */
+    expect_times(f, due_ms, count);
+    assert_int_equal(f->postponed.queue, 1);
+    assert_int_equal(f->postponed.sequence, 3);
+    assert_int_equal(f->postponed.due_ms, 1700000000007);
+    log_append_state(f->log, 1, slice_text("covers it"), false);
+    close_log(f);
+    f->postponed.queue = 0;
+    open_log(f); /* from the footer */
+    expect_times(f, due_ms, count);
+    assert_int_equal(f->postponed.queue, 0);
     close_log(f);
 }
 
@@ -729,7 +779,7 @@ static void a_second_failure_is_final(void **state)
 {
     struct fixture *f = *state;
     uint64_t first = append(f, 1, 1, 100);
-    struct log_target target = {1, 3, 0};
+    struct log_target target = {1, 3, 0, 0};
     uint64_t position;
 
     wait_durable(f);
@@ -759,7 +809,7 @@ static void a_second_failure_is_final(void **state)
 static void a_full_disk_refuses_messages_first(void **state)
 {
     struct fixture *f = *state;
-    struct log_target target = {1, 0, 0};
+    struct log_target target = {1, 0, 0, 0};
     uint64_t position;
     uint64_t positions[1000];
     struct message *message = make_message(f, 5000, 1);
@@ -1024,6 +1074,7 @@ static void a_dump_shows_everything(void **state)
                                            "block 1 at 512",
                                            "queue 7 sequence 9 lane 3, body of 300000, attached",
                                            "queue 7 9 to 9, why 4",
+                                           "queue 7 9, due at 1700000000000 ms",
                                            "\"event\"",
                                            "change: 13 bytes",
                                            "queue 300 \"transaction\"",
@@ -1036,6 +1087,7 @@ static void a_dump_shows_everything(void **state)
 
     append(f, 7, 9, 300000);
     log_settle(f->log, 7, 9, 9, 4);
+    log_append_postponed(f->log, 7, 9, 1700000000000);
     assert_int_equal(log_append_catalog(f->log, slice_text("event")), 0);
     assert_int_equal(log_append_change(f->log, 300, slice_text("transaction"), 0), 0);
     close_log(f);
@@ -1063,6 +1115,7 @@ int main(void)
         TEST(empty_opens_again),
         TEST(durable_comes_back),
         TEST(large_bodies),
+        TEST(times_come_back),
         TEST(lazy_records_go_out_by_themselves),
         TEST(settlements_are_replayed),
         TEST(changes_are_replayed),

@@ -148,7 +148,7 @@ static void tell_message(struct recovery *r, const struct index_entry *entry)
     log->live++;
     if (r->functions.message)
         r->functions.message(log->context, entry->queue, entry->sequence, entry->position,
-                             entry->size, entry->lane);
+                             entry->size, entry->lane, entry->due_ms);
     else
         log_release(log, entry->position);
 }
@@ -192,8 +192,8 @@ static void tell_message_record(struct recovery *r, const struct record *record,
     struct reader targets = reader_of(message.targets);
     for (uint64_t i = 0; i < message.targets_count; i++) {
         target_decode(&targets, &target);
-        struct index_entry entry = {target.queue, target.sequence, position, message.body_size,
-                                    target.lane};
+        struct index_entry entry = {target.queue,      target.sequence, position,
+                                    message.body_size, target.lane,     target.due_ms};
         if (r->collected)
             block_add_index(r->collected, &entry);
         tell_message(r, &entry);
@@ -225,6 +225,17 @@ static void tell_delivered(struct recovery *r, const struct record *record, uint
         r->functions.delivered(r->log->context, delivered.queue, delivered.sequence);
 }
 
+static void tell_postponed(struct recovery *r, const struct record *record, uint64_t order)
+{
+    struct postponed_record postponed;
+
+    if (postponed_record_decode(record->payload, &postponed) < 0)
+        report_record(r, "time of a message");
+    else if (r->functions.postponed && !is_covered(r, postponed.queue, order))
+        r->functions.postponed(r->log->context, postponed.queue, postponed.sequence,
+                               postponed.due_ms);
+}
+
 static void tell_change(struct recovery *r, const struct record *record, uint64_t order)
 {
     struct slice bytes;
@@ -241,10 +252,9 @@ static bool tell_replayed(struct recovery *r, const struct record *record, uint6
 {
     static void (*const tellers[RECORD_TYPES])(struct recovery *, const struct record *,
                                                uint64_t) = {
-        [RECORD_SETTLED] = tell_range,
-        [RECORD_RETURNED] = tell_range,
-        [RECORD_DELIVERED] = tell_delivered,
-        [RECORD_CHANGE] = tell_change,
+        [RECORD_SETTLED] = tell_range,       [RECORD_RETURNED] = tell_range,
+        [RECORD_DELIVERED] = tell_delivered, [RECORD_CHANGE] = tell_change,
+        [RECORD_POSTPONED] = tell_postponed,
     };
 
     if (record->type >= RECORD_TYPES || !tellers[record->type])

@@ -221,6 +221,8 @@ void queue_host_init(struct queue_host *host)
     list_init(&host->closed_dirty);
     list_init(&host->upkeep);
     task_init(&host->upkeep_task, upkeep_task_run);
+    list_init(&host->delays);
+    task_init(&host->delay_task, delay_task_run);
     host->quarantined = 0;
     host->has_failed = false;
     host->has_begun = false;
@@ -228,9 +230,10 @@ void queue_host_init(struct queue_host *host)
 
 void queue_host_fini(struct queue_host *host)
 {
-    ASSERT(list_empty(&host->ready) && list_empty(&host->upkeep));
+    ASSERT(list_empty(&host->ready) && list_empty(&host->upkeep) && list_empty(&host->delays));
     task_cancel(&host->dispatch);
     task_cancel(&host->upkeep_task);
+    task_cancel(&host->delay_task);
 }
 
 /* ---- consumers ---- */

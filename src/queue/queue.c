@@ -27,6 +27,7 @@ void queue_fini(struct queue *queue)
     ASSERT(queue->loads_count == 0 && queue->consumers == 0);
     ASSERT(queue->pages_count == 0);
     upkeep_end(queue);
+    delay_end(queue);
     list_remove(&queue->ready_link);
     list_remove(&queue->mark_link);
     list_remove(&queue->closed_link);
@@ -122,6 +123,7 @@ void page_cool(struct queue *queue, struct queue_page *page)
 static void page_free(struct queue *queue, struct queue_page *page)
 {
     page_cool(queue, page);
+    page_drop_dues(queue, page);
     free(page->counts);
     free(page);
     account_release(queue->host->memory, sizeof *page);
@@ -193,7 +195,7 @@ void queue_lease(struct queue *queue, uint64_t sequence)
     } else {
         queue->returned_ready--;
         queue->returned_first = queue->returned_ready ? sequence + 1 : UINT64_MAX;
-        queue->redelivered++;
+        queue->redelivered += page->returned & page_bit(sequence) ? 1 : 0;
     }
     queue->ready--;
     queue->leased++;
@@ -204,20 +206,34 @@ void queue_lease(struct queue *queue, uint64_t sequence)
 
 /* ---- in and out ---- */
 
+struct log_target queue_target(const struct queue *queue, const struct message *message)
+{
+    uint64_t due_ms = due_ms_least(message_not_before_ms(message));
+    unsigned lane = (message->expires_at_ms ? QUEUE_LANE_MORTAL : 0) | (due_ms ? LOG_LANE_DUE : 0);
+
+    return (struct log_target){queue->id, queue->next, (uint16_t)lane, due_ms};
+}
+
+/* Under pressure, what can be read back and is not about to be delivered stays in the log. */
+static bool stays_cold(const struct queue *queue, uint64_t sequence, uint64_t position, bool waits)
+{
+    return position && queue->host->memory->used > queue->host->hot_bytes_max &&
+           (waits || sequence - queue->fresh > QUEUE_HOT_PAGES * QUEUE_PAGE ||
+            queue->ready_bytes > QUEUE_HOT_BYTES);
+}
+
 void queue_push(struct queue *queue, struct message *message, uint64_t position)
 {
     uint64_t sequence = queue->next;
+    uint64_t due_ms = due_ms_least(message_not_before_ms(message));
+    bool waits = due_ms > 0 && due_ms > loop_wall_ms(queue->host->loop);
     unsigned index = sequence % QUEUE_PAGE;
     struct queue_page *page = page_get(queue, page_number(sequence));
 
     ASSERT(!queue->is_given_up);
     if (!page)
         page = page_make(queue, page_number(sequence));
-    /* Under pressure, what can be read back and is not about to be delivered stays in the log. */
-    bool cold = position && queue->host->memory->used > queue->host->hot_bytes_max &&
-                (sequence - queue->fresh > QUEUE_HOT_PAGES * QUEUE_PAGE ||
-                 queue->ready_bytes > QUEUE_HOT_BYTES);
-    if (!cold) {
+    if (!stays_cold(queue, sequence, position, waits)) {
         page_heat(queue, page);
         page->messages[index] = message_ref(message);
     }
@@ -225,9 +241,13 @@ void queue_push(struct queue *queue, struct message *message, uint64_t position)
     page->sizes[index] = (uint32_t)message->body_size;
     page->live |= page_bit(sequence);
     queue->next++;
-    queue->ready++;
-    queue->ready_bytes += message->body_size;
     queue->pushed++;
+    if (waits) {
+        delay_start(queue, page, sequence, due_ms);
+    } else {
+        queue->ready++;
+        queue->ready_bytes += message->body_size;
+    }
     if (position)
         queue_touch(queue);
     upkeep_pushed(queue, message);
@@ -240,7 +260,9 @@ void queue_remove(struct queue *queue, struct queue_page *page, uint64_t sequenc
     uint64_t bit = page_bit(sequence);
     uint32_t size = page->sizes[index];
 
-    if (page->leased & bit) {
+    if (page->delayed & bit) {
+        delay_stop(queue, page, sequence);
+    } else if (page->leased & bit) {
         queue->leased--;
         queue->leased_bytes -= size;
     } else {
@@ -262,6 +284,8 @@ void queue_remove(struct queue *queue, struct queue_page *page, uint64_t sequenc
     }
     if (page->counts)
         page->counts[index] = 0;
+    if (page->dues)
+        page->dues[index] = 0;
 }
 
 void queue_settle(struct queue *queue, uint64_t sequence, enum settle_reason why)
@@ -341,36 +365,12 @@ void queue_settle_range(struct queue *queue, uint64_t first, uint64_t last, enum
     }
 }
 
-void queue_return(struct queue *queue, uint64_t sequence, bool seen, bool counted)
+void queue_now_ready(struct queue *queue, struct queue_page *page, uint64_t sequence)
 {
-    if (queue->is_given_up)
-        return;
-    struct queue_page *page = page_get(queue, page_number(sequence));
-    unsigned index = sequence % QUEUE_PAGE;
-    uint64_t bit = page_bit(sequence);
-
-    ASSERT(page && (page->leased & bit));
-    if (counted && queue_returned_enough(queue, 1 + (page->counts ? page->counts[index] : 0))) {
-        queue_die(queue, sequence, SETTLE_RETURNED);
-        return;
-    }
-    page->leased &= ~bit;
-    if (seen)
-        page->returned |= bit;
-    if (counted) {
-        if (!page->counts)
-            page->counts = memory_new(QUEUE_PAGE * sizeof *page->counts);
-        page->counts[index]++;
-        if (page->positions[index]) {
-            log_append_returned(queue->log, queue->id, sequence, sequence, 1);
-            queue_touch(queue);
-        }
-    }
-    queue->leased--;
+    page->leased &= ~page_bit(sequence);
     queue->ready++;
-    queue->leased_bytes -= page->sizes[index];
-    queue->ready_bytes += page->sizes[index];
-    if (sequence < queue->fresh) { /* else it was only held, and the cursor comes by */
+    queue->ready_bytes += page->sizes[sequence % QUEUE_PAGE];
+    if (sequence < queue->fresh) { /* else the cursor comes by */
         queue->returned_ready++;
         if (sequence < queue->returned_first)
             queue->returned_first = sequence;
@@ -380,22 +380,101 @@ void queue_return(struct queue *queue, uint64_t sequence, bool seen, bool counte
     queue_activate(queue);
 }
 
+static void count_return(struct queue *queue, struct queue_page *page, uint64_t sequence)
+{
+    unsigned index = sequence % QUEUE_PAGE;
+
+    if (!page->counts)
+        page->counts = memory_new(QUEUE_PAGE * sizeof *page->counts);
+    page->counts[index]++;
+    if (page->positions[index]) {
+        log_append_returned(queue->log, queue->id, sequence, sequence, 1);
+        queue_touch(queue);
+    }
+}
+
+/* due: when it is to be ready, 0: now. */
+static void give_back(struct queue *queue, struct queue_page *page, uint64_t sequence, uint64_t due)
+{
+    queue->leased--;
+    queue->leased_bytes -= page->sizes[sequence % QUEUE_PAGE];
+    if (due) {
+        delay_start(queue, page, sequence, due);
+        return;
+    }
+    if (page->dues)
+        page->dues[sequence % QUEUE_PAGE] = 0;
+    queue_now_ready(queue, page, sequence);
+}
+
+/* NULL: nothing is left to do; the queue is given up, or the message has died of it. */
+static struct queue_page *page_of_returned(struct queue *queue, uint64_t sequence, bool counted)
+{
+    if (queue->is_given_up)
+        return NULL;
+    struct queue_page *page = page_get(queue, page_number(sequence));
+    unsigned index = sequence % QUEUE_PAGE;
+
+    ASSERT(page && (page->leased & ~page->delayed & page_bit(sequence)));
+    if (counted && queue_returned_enough(queue, 1 + (page->counts ? page->counts[index] : 0))) {
+        queue_die(queue, sequence, SETTLE_RETURNED);
+        return NULL;
+    }
+    if (counted)
+        count_return(queue, page, sequence);
+    return page;
+}
+
+void queue_return(struct queue *queue, uint64_t sequence, bool seen, bool counted)
+{
+    struct queue_page *page = page_of_returned(queue, sequence, counted);
+
+    if (!page)
+        return;
+    if (seen)
+        page->returned |= page_bit(sequence);
+    give_back(queue, page, sequence, delay_left(queue, page, sequence));
+}
+
+void queue_return_later(struct queue *queue, uint64_t sequence, bool counted, uint64_t due_ms)
+{
+    struct queue_page *page = page_of_returned(queue, sequence, counted);
+
+    if (!page)
+        return;
+    due_ms = due_ms_least(due_ms);
+    page->returned |= page_bit(sequence);
+    if (due_ms <= loop_wall_ms(queue->host->loop)) {
+        give_back(queue, page, sequence, 0);
+        return;
+    }
+    if (page->positions[sequence % QUEUE_PAGE]) {
+        log_append_postponed(queue->log, queue->id, sequence, due_ms);
+        queue_touch(queue);
+    }
+    give_back(queue, page, sequence, due_ms | DUE_POSTPONED);
+}
+
 bool queue_hold(struct queue *queue, uint64_t sequence)
 {
     struct queue_page *page = queue->is_given_up ? NULL : page_get(queue, page_number(sequence));
 
-    if (!page || !(page->live & ~page->leased & page_bit(sequence)))
+    if (!page || !(page->live & (~page->leased | page->delayed) & page_bit(sequence)))
         return false;
     uint32_t size = page->sizes[sequence % QUEUE_PAGE];
+    queue->leased++;
+    queue->leased_bytes += size;
+    if (page->delayed & page_bit(sequence)) {
+        delay_stop(queue, page, sequence);
+        return true;
+    }
     page->leased |= page_bit(sequence);
     if (sequence < queue->fresh)
         queue->returned_ready--;
     if (queue->returned_ready == 0)
         queue->returned_first = UINT64_MAX;
     queue->ready--;
-    queue->leased++;
     queue->ready_bytes -= size;
-    queue->leased_bytes += size;
     return true;
 }
 
@@ -412,18 +491,37 @@ static bool slice_is_over(struct queue *queue, uint64_t since_ns)
     return loop_precise_ns(queue->host->loop) - since_ns > JOB_SLICE_NS;
 }
 
+/* Those of a page that nobody has. */
+static uint64_t free_bits(const struct queue_page *page)
+{
+    return page->live & (~page->leased | page->delayed);
+}
+
+/* The first of them from that sequence on, or `next`. */
+static uint64_t find_free(const struct queue *queue, uint64_t from)
+{
+    for (uint32_t i = page_index(queue, page_number(from)); i < queue->pages_count; i++) {
+        const struct page_entry *entry = page_entry(queue, i);
+        uint64_t mask = entry->number == page_number(from) ? page_bits_from(from) : ~0ull;
+        uint64_t bits = entry->page ? free_bits(entry->page) & mask : 0;
+        if (bits)
+            return entry->number * QUEUE_PAGE + (unsigned)__builtin_ctzll(bits);
+    }
+    return queue->next;
+}
+
 uint64_t queue_purge(struct queue *queue, uint64_t end, uint64_t *position, enum settle_reason why)
 {
     uint64_t since_ns = loop_precise_ns(queue->host->loop);
     uint64_t removed = 0;
 
-    while (!queue->closed && queue->ready > 0 && *position < end) {
-        uint64_t sequence = queue_find_ready(queue, *position);
+    while (!queue->closed && queue->ready + queue->delayed > 0 && *position < end) {
+        uint64_t sequence = find_free(queue, *position);
         if (sequence >= end || sequence >= queue->next)
             break;
         uint64_t number = page_number(sequence);
         const struct queue_page *page = page_get(queue, number);
-        uint64_t bits = page->live & ~page->leased & page_bits_from(sequence);
+        uint64_t bits = free_bits(page) & page_bits_from(sequence);
         if (number == page_number(end))
             bits &= ~page_bits_from(end);
         settle_in_page(queue, number, bits, why);
@@ -436,6 +534,7 @@ uint64_t queue_purge(struct queue *queue, uint64_t end, uint64_t *position, enum
 out:
     if (queue->returned_ready == 0)
         queue->returned_first = UINT64_MAX;
+    delay_settled(queue);
     return removed;
 }
 
@@ -444,6 +543,7 @@ void queue_close(struct queue *queue)
     ASSERT(queue->consumers == 0);
     queue->buried = queue->upkeep && queue->upkeep->rules.buries;
     upkeep_end(queue);
+    delay_end(queue);
     queue->closed = true;
     list_remove(&queue->ready_link);
     list_remove(&queue->mark_link);
@@ -499,6 +599,7 @@ bool queue_discard(struct queue *queue)
 void queue_abandon(struct queue *queue)
 {
     upkeep_end(queue);
+    delay_end(queue);
     queue->closed = queue->is_given_up = true;
     queue->consumers = 0;
     queue->references = 0;
@@ -562,7 +663,7 @@ bool queue_cool(struct queue *queue, uint64_t *position)
 
 void queue_check(const struct queue *queue)
 {
-    uint64_t ready = 0, leased = 0, returned_ready = 0, bytes = 0, empty = 0;
+    uint64_t ready = 0, leased = 0, delayed = 0, returned_ready = 0, bytes = 0, empty = 0;
 
     for (uint32_t i = 0; i < queue->pages_count; i++) {
         const struct queue_page *page = page_entry(queue, i)->page;
@@ -572,6 +673,9 @@ void queue_check(const struct queue *queue)
         if (!page)
             continue;
         ASSERT((page->leased & ~page->live) == 0 && (page->returned & ~page->live) == 0);
+        ASSERT((page->delayed & ~page->leased) == 0);
+        delayed += (unsigned)__builtin_popcountll(page->delayed);
+        leased += (unsigned)__builtin_popcountll(page->leased & ~page->delayed);
         for (uint64_t live = page->live; live; live &= live - 1) {
             unsigned index = (unsigned)__builtin_ctzll(live);
             uint64_t sequence = n * QUEUE_PAGE + index;
@@ -580,7 +684,7 @@ void queue_check(const struct queue *queue)
             ASSERT(page->positions[index] || (page->messages && page->messages[index]));
             ASSERT(!page->positions[index] || queue->log);
             bytes += page->sizes[index];
-            leased += is_leased;
+            ASSERT(!(page->delayed & page_bit(sequence)) || page->dues[index]);
             ready += !is_leased;
             if (!is_leased && sequence < queue->fresh) {
                 returned_ready++;
@@ -591,5 +695,6 @@ void queue_check(const struct queue *queue)
     ASSERT(queue->pages_empty == empty);
     ASSERT(queue->ready == ready && queue->leased == leased);
     ASSERT(queue->returned_ready == returned_ready);
-    ASSERT(queue->ready_bytes + queue->leased_bytes == bytes);
+    ASSERT(queue->ready_bytes + queue->leased_bytes + queue->delayed_bytes == bytes);
+    delay_check(queue, delayed);
 }

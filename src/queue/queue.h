@@ -5,9 +5,15 @@
  * protocol's vocabulary:
  *
  *     push -> READY -> (delivery) -> LEASED -> (settle) -> gone
- *               ^                      |
- *               +------ (return) ------+         a ready message may also be settled: purged,
- * expired
+ *     push    ^   ^                  |    |
+ *       |     |   +---- (return) ----+    |      a ready message may also be settled: purged,
+ *       v     |                           |      expired; a delayed one: purged
+ *      DELAYED <----- (return later) -----+
+ *
+ * A message that is not to be given out before a time (message_not_before_ms()), or that comes back
+ * with a delay, is DELAYED until then, and takes its place by its sequence when it is due: never
+ * earlier by the wall clock, and as soon after as there is a turn. The log keeps that time. Limits
+ * look at ready messages; a time to live begins when the message may be given out.
  *
  * Messages stand in *pages* of 64 in the order of their sequence; a page has one bit per message
  * and state, so that leases and settlements out of order cost bits. A page is *hot* where it has
@@ -24,12 +30,14 @@
  * comes back as redelivered.
  *
  * Invariants (queue_check):
- *  1. leased and returned are subsets of live; every live sequence is below `next`.
+ *  1. leased and returned are subsets of live, delayed of leased; every live sequence is below
+ * `next`. The counts of leased messages are without those that are delayed.
  *  2. ready = live - leased, summed over all pages; `returned_ready` of them are below `fresh`.
  *  3. No live, unleased sequence is below min(returned_first, fresh); none below `fresh` if
  * returned_ready is 0.
  *  4. A live message has a position, or is in memory, or both.
- *  5. In a queue with a log that works, what was delivered and has a position is below
+ *  5. Whatever is delayed stands in the heap (delay.c), with the time that its page has.
+ *  6. In a queue with a log that works, what was delivered and has a position is below
  * `mark_durable`.
  *
  * A queue belongs to a *host*: what the queues of one shard share. All functions are for the host's
@@ -50,11 +58,15 @@
 /* With which a message is logged, for a start to know: it has a time to live of its own. */
 #define QUEUE_LANE_MORTAL 0x100u
 
+/* The latest time until which it can wait, wall clock; what is to wait longer waits so long. */
+#define QUEUE_DUE_MS_MAX ((1ull << 62) - 1)
+
 struct queue;
 struct consumer;
 struct page_entry;
 struct queue_promise;
 struct queue_upkeep;
+struct queue_delay;
 
 /* Why a message is gone; in the log's settlements. */
 enum settle_reason {
@@ -104,6 +116,8 @@ struct queue_host {
     struct list closed_dirty;  /* closed queues that changed since their last state record */
     struct list upkeep;        /* queues that may be over a limit, or have old messages */
     struct task upkeep_task;
+    struct list delays; /* queues in which messages may be due: struct queue_delay.link */
+    struct task delay_task;
     bool has_begun;       /* and does not rest */
     uint64_t quarantined; /* messages that could not be read back, so far */
     bool has_failed;      /* queue_host_failed() */
@@ -145,8 +159,8 @@ struct queue {
     uint64_t fresh;          /* first sequence that was never given out */
     uint64_t returned_first; /* no returned ready sequence is below */
     uint64_t returned_ready;
-    uint64_t ready, leased;
-    uint64_t ready_bytes, leased_bytes; /* of bodies */
+    uint64_t ready, leased, delayed;
+    uint64_t ready_bytes, leased_bytes, delayed_bytes; /* of bodies */
     uint64_t set_aside; /* of the leased: the owner's dead that it cannot read, until the restart */
 
     uint64_t mark_logged, mark_durable, mark_block;
@@ -160,6 +174,7 @@ struct queue {
 
     struct list ready_link, mark_link, closed_link;
     struct queue_upkeep *upkeep;   /* NULL: nothing to do by itself */
+    struct queue_delay *delay;     /* NULL: nothing was ever delayed */
     struct queue_promise *promise; /* while it recovers: what its state says */
 
     /* statistics, ever growing */
@@ -183,6 +198,10 @@ static inline bool queue_unref(struct queue *queue)
     return --queue->references == 0;
 }
 
+/* When the next of its delayed messages is due, by the wall clock; perhaps earlier, if that was
+ * settled before; UINT64_MAX: none is. */
+uint64_t queue_next_due_ms(const struct queue *queue);
+
 /* The sequence that the next push must have: for the log record that comes before it. */
 static inline uint64_t queue_sequence(const struct queue *queue)
 {
@@ -191,6 +210,9 @@ static inline uint64_t queue_sequence(const struct queue *queue)
 
 /* Takes a reference on the message. position 0: not in the log. */
 void queue_push(struct queue *queue, struct message *message, uint64_t position);
+
+/* With which the message is logged, for recovery to know. */
+struct log_target queue_target(const struct queue *queue, const struct message *message);
 
 /* The next ready item, leased by this call. E_NOT_FOUND: none; E_AGAIN: one, but it is being read
  * back or the mark is being written; set getters_wait and be called. The message is a reference for
@@ -204,15 +226,19 @@ void queue_settle_range(struct queue *queue, uint64_t first, uint64_t last, enum
 /* seen: it goes out as redelivered from now on; counted: and its count grows. */
 void queue_return(struct queue *queue, uint64_t sequence, bool seen, bool counted);
 
-/* A ready message becomes leased, to nobody whom the queue knows, and is not seen: until it is
- * settled or returned. False: there is none of that sequence, or it is not ready. */
+/* Back, but not ready before that time. */
+void queue_return_later(struct queue *queue, uint64_t sequence, bool counted, uint64_t due_ms);
+
+/* A ready or delayed message becomes leased, to nobody whom the queue knows, and is not seen: until
+ * it is settled or returned, and then it is delayed again if it is not due yet. False: there is
+ * none of that sequence, or it is leased. */
 bool queue_hold(struct queue *queue, uint64_t sequence) MUST_CHECK;
 
 /* Of a leased message: is it in the log, so that what becomes of it is, too? */
 bool queue_is_logged(const struct queue *queue, uint64_t sequence);
 
-/* Settles ready messages below `end`, from the lowest on, for a slice of the turn; returns how
- * many. Done when *position (start with 0) has come to `end`. */
+/* Settles ready and delayed messages below `end`, from the lowest on, for a slice of the turn;
+ * returns how many. Done when *position (start with 0) has come to `end`. */
 uint64_t queue_purge(struct queue *queue, uint64_t end, uint64_t *position, enum settle_reason why);
 
 /* Deleted: nothing is delivered any more. A crash may undo that: until the deletion is durable it
@@ -333,9 +359,10 @@ void queue_write_state(struct queue *queue, bool exact);
  * and the queue goes on as if there were none: better a message twice than none. */
 int queue_recover_state(struct queue *queue, struct slice bytes) MUST_CHECK;
 bool queue_recover_message(struct queue *queue, uint64_t sequence, uint64_t position, uint64_t size,
-                           uint16_t lane); /* false: release */
+                           uint16_t lane, uint64_t due_ms); /* false: release */
 void queue_recover_settled(struct queue *queue, uint64_t first, uint64_t last);
 void queue_recover_returned(struct queue *queue, uint64_t first, uint64_t last, uint32_t count);
+void queue_recover_postponed(struct queue *queue, uint64_t sequence, uint64_t due_ms);
 void queue_recover_delivered(struct queue *queue, uint64_t sequence);
 uint64_t queue_recover_end(struct queue *queue);
 
@@ -349,7 +376,8 @@ struct queue_traveller {
     uint64_t sequence;
     bool is_logged; /* it stands in the queue's log */
     bool is_leased, is_returned;
-    uint32_t count; /* returns that counted */
+    uint32_t count;  /* returns that counted */
+    uint64_t due_ms; /* 0: it waits for nothing; of a leased one: if it comes back until then */
 };
 
 /* Tells live messages in the order of their sequence, each as it is when it is told; they may come
@@ -358,7 +386,7 @@ struct queue_traveller {
 struct queue_walk {
     struct queue *queue;
     uint64_t at; /* all below have been told */
-    bool skips_ready, skips_leased;
+    bool skips_ready, skips_leased, skips_delayed;
     bool is_reading;
     void (*ready)(struct queue_walk *walk); /* it can go on, or be given up */
 
@@ -387,10 +415,12 @@ struct queue_standing {
 };
 struct queue_standing queue_standing(const struct queue *queue);
 
-/* A new queue takes over that standing, then what is told. position: of the message in its own log;
- * 0: not in the log. The mark is durable when the queue's state is, which the caller writes and
- * waits for. */
+/* A new queue takes over that standing, then what is told. position: of the message in its own log,
+ * where it was appended with queue_arrival_target(); 0: not in the log. The mark is durable when
+ * the queue's state is, which the caller writes and waits for. */
 void queue_arrive_begin(struct queue *queue, const struct queue_standing *standing);
+struct log_target queue_arrival_target(const struct queue *queue,
+                                       const struct queue_traveller *traveller);
 void queue_arrive(struct queue *queue, const struct queue_traveller *traveller, uint64_t position);
 
 #endif

@@ -7,14 +7,25 @@
 
 struct queue_page {
     uint64_t live;             /* in the queue */
-    uint64_t leased;           /* of these, given out */
+    uint64_t leased;           /* of these, given out, or delayed */
+    uint64_t delayed;          /* of the leased, those that nobody has, and that wait */
     uint64_t returned;         /* of these, seen by somebody before */
     struct message **messages; /* QUEUE_PAGE of them; NULL: the whole page is cold */
     uint32_t *counts;          /* returns that counted; NULL: all 0 */
+    uint64_t *dues;            /* when it is due; 0: it waits for nothing; NULL: all 0 */
     bool loading;
     uint64_t positions[QUEUE_PAGE];
     uint32_t sizes[QUEUE_PAGE]; /* of bodies */
 };
+
+/* In a due, when that is: as a return has said, and not the message's record. */
+#define DUE_POSTPONED (1ull << 63)
+#define DUE_MS_MAX    ((1ull << 62) - 1)
+
+static inline uint64_t due_ms_least(uint64_t due_ms)
+{
+    return due_ms < DUE_MS_MAX ? due_ms : DUE_MS_MAX;
+}
 
 static inline uint64_t page_number(uint64_t sequence)
 {
@@ -114,6 +125,36 @@ void queue_promise_free(struct queue *queue);
  */
 void queue_die(struct queue *queue, uint64_t sequence, enum settle_reason why);
 void queue_gone(struct queue *queue, uint64_t sequence, enum settle_reason why);
+
+/* The message waits no more, and is in its place among those that are ready. */
+void queue_now_ready(struct queue *queue, struct queue_page *page, uint64_t sequence);
+
+/* ---- delay.c ---- */
+
+/* A live message that is counted neither among the ready nor the leased waits from now on. Its page
+ * keeps `due` until then, also if it is held meanwhile (delay_stop()). */
+void delay_start(struct queue *queue, struct queue_page *page, uint64_t sequence, uint64_t due);
+
+/* It is none of those that wait any more; what it is the caller has to say. */
+void delay_stop(struct queue *queue, struct queue_page *page, uint64_t sequence);
+
+/* Its due, if that is still to come, else 0. */
+uint64_t delay_left(const struct queue *queue, const struct queue_page *page, uint64_t sequence);
+
+/* While it recovers, of a message that is ready or waits: it waits until then, if that is still to
+ * come, else it is ready. */
+void delay_recover(struct queue *queue, struct queue_page *page, uint64_t sequence, uint64_t due);
+
+void page_drop_dues(struct queue *queue, struct queue_page *page);
+
+/* Something may be due, or be due earlier than was known; later in this turn. */
+void delay_look(struct queue *queue);
+
+/* Some were settled before they were due. */
+void delay_settled(struct queue *queue);
+void delay_task_run(struct task *task);
+void delay_end(struct queue *queue);
+void delay_check(const struct queue *queue, uint64_t delayed);
 
 /* ---- upkeep.c ---- */
 

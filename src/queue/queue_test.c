@@ -1,7 +1,7 @@
 /*
  * The queue against a model, by seed, over a log that is only remembered here: pushes, deliveries
- * to consumers with and without credit, single gets, settlements, returns, purges, cold messages
- * and their reading back, and a restart from state and records.
+ * to consumers with and without credit, single gets, settlements, returns, purges, messages that
+ * wait for their time, cold messages and their reading back, and a restart from state and records.
  */
 #include "queue/test_log.h"
 
@@ -14,6 +14,7 @@
 #include <stdlib.h>
 
 #define SEQUENCES_MAX 4096u
+#define LATE_MS_MAX   2u
 
 /* ---- the log that is only remembered ---- */
 
@@ -25,6 +26,8 @@ struct memory_log {
     bool live[SEQUENCES_MAX];    /* not released, by position */
     bool settled[SEQUENCES_MAX]; /* by sequence */
     uint32_t returned[SEQUENCES_MAX];
+    uint64_t due_ms[SEQUENCES_MAX];    /* by sequence: as appended */
+    uint64_t postponed[SEQUENCES_MAX]; /* since then; 0: was not */
     uint64_t durable;
     uint8_t state[1u << 16];
     size_t state_size;
@@ -88,6 +91,11 @@ static void log_returned(struct log *told, uint64_t first, uint64_t last, uint32
     memory_of(told)->returned[first] += count;
 }
 
+static void log_postponed(struct log *told, uint64_t sequence, uint64_t due_ms)
+{
+    memory_of(told)->postponed[sequence] = due_ms;
+}
+
 static void log_state(struct log *told, struct slice bytes, bool more)
 {
     struct memory_log *log = memory_of(told);
@@ -108,6 +116,7 @@ static const struct test_log_hooks log_hooks = {
     .settled = log_settled,
     .released = log_released,
     .returned = log_returned,
+    .postponed = log_postponed,
     .state = log_state,
     .hurried = log_hurried,
 };
@@ -124,7 +133,7 @@ static struct memory_log *memory_log_new(struct loop *loop)
 
 /* ---- the model ---- */
 
-enum state { NONE, READY, LEASED, GONE };
+enum state { NONE, READY, DELAYED, LEASED, GONE };
 
 struct model {
     struct loop *loop;
@@ -135,7 +144,8 @@ struct model {
     bool seen[SEQUENCES_MAX], persistent[SEQUENCES_MAX];
     uint32_t counts[SEQUENCES_MAX];
     uint64_t position[SEQUENCES_MAX];
-    uint64_t pushed, ready, leased;
+    uint64_t due_ms[SEQUENCES_MAX];
+    uint64_t pushed, ready, leased, delayed, delays, put_off;
     struct consumer consumers[3];
     uint32_t credit[3];
     bool room;
@@ -144,6 +154,49 @@ struct model {
     struct queue_walk walk;
     uint64_t looked;
 };
+
+static uint64_t wall_ms(const struct model *m)
+{
+    return loop_wall_ms(m->loop);
+}
+
+static void become(struct model *m, uint64_t s, enum state state)
+{
+    uint64_t *counts[] = {[READY] = &m->ready, [DELAYED] = &m->delayed, [LEASED] = &m->leased};
+
+    if (m->state[s] != NONE && m->state[s] != GONE)
+        --*counts[m->state[s]];
+    if (state != GONE)
+        ++*counts[state];
+    m->state[s] = state;
+}
+
+static void become_ready(struct model *m, uint64_t s)
+{
+    bool waits = m->due_ms[s] > wall_ms(m);
+
+    become(m, s, waits ? DELAYED : READY);
+    m->delays += waits;
+}
+
+/* The queue may have seen that these are due, */
+static uint64_t count_due(const struct model *m)
+{
+    uint64_t count = 0;
+
+    for (uint64_t s = 1; s <= m->pushed; s++)
+        count += m->state[s] == DELAYED && m->due_ms[s] <= wall_ms(m);
+    return count;
+}
+
+/* and these it must have. */
+static void catch_up(struct model *m)
+{
+    for (uint64_t s = 1; s <= m->pushed; s++) {
+        if (m->state[s] == DELAYED && m->due_ms[s] + LATE_MS_MAX <= wall_ms(m))
+            become(m, s, READY);
+    }
+}
 
 static uint64_t lowest_ready(const struct model *m)
 {
@@ -158,16 +211,19 @@ static void expect_item(struct model *m, const struct queue_item *item)
 {
     uint64_t s = item->sequence;
 
-    assert_int_equal(s, lowest_ready(m));
+    if (m->state[s] == DELAYED) { /* it was seen before others that are due, too */
+        assert_true(m->due_ms[s] <= wall_ms(m));
+        assert_true(lowest_ready(m) == 0 || s < lowest_ready(m));
+    } else {
+        assert_int_equal(s, lowest_ready(m));
+    }
     assert_non_null(item->message);
     assert_int_equal(item->message->published_at_ms, s); /* the right one */
     assert_int_equal(item->redelivered, m->seen[s]);
     assert_int_equal(item->count, m->counts[s]);
     if (m->durable && m->persistent[s])
         assert_true(s < m->log->log.delivered_mark && m->log->durable >= 1);
-    m->state[s] = LEASED;
-    m->ready--;
-    m->leased++;
+    become(m, s, LEASED);
 }
 
 static int deliver(void *context, struct consumer *consumer, const struct queue_item *item)
@@ -182,8 +238,7 @@ static int deliver(void *context, struct consumer *consumer, const struct queue_
         m->credit[index]--;
     expect_item(m, item);
     if (consumer->settles_itself) {
-        m->state[item->sequence] = GONE;
-        m->leased--;
+        become(m, item->sequence, GONE);
     }
     return 0;
 }
@@ -204,27 +259,31 @@ static void push(struct model *m)
 
     if (s >= SEQUENCES_MAX)
         return;
+    m->due_ms[s] = loop_random(m->loop) % 4 ? 0 : wall_ms(m) + loop_random(m->loop) % 30;
     struct message *message = message_new(
         &m->account,
         &(struct message_parts){.format = FORMAT_AMQP091,
                                 .exchange = slice_text("e"),
                                 .key = slice_text("k"),
                                 .body = slice_of(body, 1 + loop_random(m->loop) % sizeof body),
-                                .published_at_ms = s});
+                                .published_at_ms = s,
+                                .not_before_ms = m->due_ms[s]});
     assert_non_null(message);
-    assert_int_equal(queue_sequence(&m->queue), s);
+    struct log_target target = queue_target(&m->queue, message);
+    assert_int_equal(target.sequence, s);
+    assert_int_equal(target.lane, m->due_ms[s] ? LOG_LANE_DUE : 0);
     m->persistent[s] = m->durable && loop_random(m->loop) % 4;
     if (m->persistent[s]) {
         position = ++m->log->position;
         m->log->stored[position] = message_ref(message);
         m->log->live[position] = true;
         m->position[s] = position;
+        m->log->due_ms[s] = target.due_ms;
     }
     queue_push(&m->queue, message, position);
     message_unref(message);
     m->pushed = s;
-    m->state[s] = READY;
-    m->ready++;
+    become_ready(m, s);
 }
 
 static uint64_t random_leased(struct model *m)
@@ -248,7 +307,7 @@ static void take(struct model *m)
         expect_item(m, &item);
         message_unref(item.message);
     } else {
-        assert_int_equal(result, lowest_ready(m) ? E_AGAIN : E_NOT_FOUND);
+        assert_true(result == (lowest_ready(m) ? E_AGAIN : E_NOT_FOUND) || count_due(m) > 0);
     }
 }
 
@@ -264,24 +323,50 @@ static void settle(struct model *m, uint64_t first)
     else
         queue_settle(&m->queue, first, SETTLE_ACCEPTED);
     for (uint64_t s = first; s <= last; s++)
-        m->state[s] = GONE;
-    m->leased -= last - first + 1;
+        become(m, s, GONE);
 }
 
 static void purge(struct model *m)
 {
-    uint64_t position = 0, end = m->queue.next, removed = 0, ready = m->ready;
+    uint64_t position = 0, end = m->queue.next, removed = 0, all = m->ready + m->delayed;
 
     while (position < end) {
         removed += queue_purge(&m->queue, end, &position, SETTLE_PURGED);
         queue_check(&m->queue);
     }
-    assert_int_equal(removed, ready);
+    assert_int_equal(removed, all);
     for (uint64_t s = 1; s <= m->pushed; s++) {
-        if (m->state[s] == READY)
-            m->state[s] = GONE;
+        if (m->state[s] == READY || m->state[s] == DELAYED)
+            become(m, s, GONE);
     }
-    m->ready = 0;
+}
+
+static void return_one(struct model *m, uint64_t s)
+{
+    bool seen = loop_random(m->loop) % 2, counted = loop_random(m->loop) % 2;
+
+    if (loop_random(m->loop) % 2) {
+        queue_return(&m->queue, s, seen, counted);
+        m->seen[s] = m->seen[s] || seen;
+    } else {
+        m->due_ms[s] = wall_ms(m) + loop_random(m->loop) % 30;
+        queue_return_later(&m->queue, s, counted, m->due_ms[s]);
+        m->seen[s] = true;
+        m->put_off++;
+    }
+    m->counts[s] += counted;
+    become_ready(m, s);
+}
+
+/* Who is held comes back, some time, to what it was. */
+static void hold_one(struct model *m)
+{
+    uint64_t s = 1 + loop_random(m->loop) % (m->pushed + 1);
+    bool is_free = m->state[s] == READY || m->state[s] == DELAYED;
+
+    assert_int_equal(queue_hold(&m->queue, s), is_free);
+    if (is_free)
+        become(m, s, LEASED);
 }
 
 /* ---- looking at it: from anywhere, over any number of turns ---- */
@@ -293,13 +378,14 @@ static void walk_ready(struct queue_walk *walk)
 
 static void look_begin(struct model *m)
 {
-    uint64_t kind = loop_random(m->loop) % 3;
+    uint64_t kind = loop_random(m->loop) % 4;
 
     m->walk = (struct queue_walk){
         .queue = &m->queue,
         .at = loop_random(m->loop) % 2 ? loop_random(m->loop) % (m->pushed + 2) : 0,
         .skips_ready = kind == 1,
         .skips_leased = kind == 2,
+        .skips_delayed = kind >= 2,
         .ready = walk_ready,
     };
     m->looks = true;
@@ -328,12 +414,20 @@ static void look(struct model *m)
         result = queue_walk_next(walk, &seen);
         uint64_t end = result == 1 ? seen.sequence : result == 0 ? m->pushed + 1 : from;
         for (uint64_t s = from; s < end; s++)
-            assert_false((m->state[s] == READY && !walk->skips_ready) ||
-                         (m->state[s] == LEASED && !walk->skips_leased));
+            assert_false(
+                (m->state[s] == READY && !walk->skips_ready) ||
+                (m->state[s] == LEASED && !walk->skips_leased) ||
+                (m->state[s] == DELAYED && m->due_ms[s] > wall_ms(m) && !walk->skips_delayed));
         if (result != 1)
             continue;
-        assert_int_equal(m->state[seen.sequence], seen.is_leased ? LEASED : READY);
-        assert_false(seen.is_leased ? walk->skips_leased : walk->skips_ready);
+        enum state told = seen.is_leased ? LEASED : seen.due_ms ? DELAYED : READY;
+        bool is_due = m->due_ms[seen.sequence] <= wall_ms(m);
+        assert_true(m->state[seen.sequence] == told ||
+                    (m->state[seen.sequence] == DELAYED && told == READY && is_due));
+        assert_true(told != DELAYED || seen.due_ms == m->due_ms[seen.sequence]);
+        assert_false(told == LEASED    ? walk->skips_leased
+                     : told == DELAYED ? walk->skips_delayed
+                                       : walk->skips_ready);
         assert_int_equal(seen.message->published_at_ms, seen.sequence);
         assert_int_equal(seen.is_logged, m->persistent[seen.sequence]);
         assert_int_equal(seen.count, m->counts[seen.sequence]);
@@ -374,15 +468,8 @@ static void step(struct model *m)
         simulated_run_for(m->loop, 1000000);
         break;
     case 5:
-        if (s) {
-            bool seen = loop_random(m->loop) % 2, counted = loop_random(m->loop) % 2;
-            queue_return(&m->queue, s, seen, counted);
-            m->state[s] = READY;
-            m->seen[s] = m->seen[s] || seen;
-            m->counts[s] += counted;
-            m->leased--;
-            m->ready++;
-        }
+        if (s)
+            return_one(m, s);
         break;
     case 6:
     case 7:
@@ -396,6 +483,8 @@ static void step(struct model *m)
     case 10:
         if (loop_random(m->loop) % 10 == 0)
             purge(m);
+        else if (loop_random(m->loop) % 2)
+            hold_one(m);
         else if (!queue_cool(&m->queue, &position))
             position = 0;
         break;
@@ -405,8 +494,20 @@ static void step(struct model *m)
             consumer_resume(&m->consumers[i]);
     }
     queue_check(&m->queue);
-    assert_int_equal(m->queue.ready, m->ready);
+    catch_up(m);
+    assert_int_equal(m->queue.ready + m->queue.delayed, m->ready + m->delayed);
+    assert_in_range(m->queue.ready, m->ready, m->ready + count_due(m));
     assert_int_equal(m->queue.leased, m->leased);
+}
+
+/* As recovery knows it: whether somebody may have seen it. */
+static bool is_seen_again(const struct model *m, uint64_t s, uint64_t mark)
+{
+    bool was_put_off = m->log->postponed[s] != 0;
+
+    if (m->counts[s] > 0 || (was_put_off && m->state[s] == DELAYED))
+        return true;
+    return s < mark && m->state[s] != DELAYED;
 }
 
 /* What the log knows makes the same queue again. */
@@ -427,7 +528,7 @@ static void restart(struct model *m, bool with_state)
     for (uint64_t s = 1; s <= m->pushed; s++) {
         if (!m->persistent[s])
             continue;
-        bool kept = queue_recover_message(&m->queue, s, m->position[s], 1, 0);
+        bool kept = queue_recover_message(&m->queue, s, m->position[s], 1, 0, log->due_ms[s]);
         if (with_state)
             assert_int_equal(kept, log->live[m->position[s]]);
     }
@@ -438,36 +539,44 @@ static void restart(struct model *m, bool with_state)
         }
         if (log->returned[s])
             queue_recover_returned(&m->queue, s, s, log->returned[s]);
+        if (log->postponed[s])
+            queue_recover_postponed(&m->queue, s, log->postponed[s]);
     }
     if (!with_state)
         queue_recover_delivered(&m->queue, mark);
     assert_int_equal(queue_recover_end(&m->queue), 0);
     queue_check(&m->queue);
-    m->ready = m->leased = 0;
     for (uint64_t s = 1; s <= m->pushed; s++) {
-        if (m->state[s] == READY || m->state[s] == LEASED) {
-            m->state[s] = m->persistent[s] ? READY : GONE;
-            m->ready += m->persistent[s];
-            m->seen[s] = s < exact || m->counts[s] > 0;
-        }
+        if (m->state[s] == GONE)
+            continue;
+        if (m->persistent[s])
+            become_ready(m, s);
+        else
+            become(m, s, GONE);
+        m->seen[s] = is_seen_again(m, s, exact) || (!with_state && log->postponed[s]);
     }
     assert_int_equal(m->queue.ready, m->ready);
+    assert_int_equal(m->queue.delayed, m->delayed);
 }
 
 static void drain(struct model *m)
 {
-    for (unsigned i = 0; i < 20000 && m->ready > 0; i++) {
+    for (unsigned i = 0; i < 20000 && m->ready + m->delayed > 0; i++) {
         take(m);
         simulated_run_for(m->loop, 10000);
+        catch_up(m);
     }
-    assert_int_equal(m->ready, 0);
+    assert_int_equal(m->ready + m->delayed, 0);
     for (uint64_t s; (s = random_leased(m));)
         settle(m, s);
     assert_int_equal(m->queue.leased, 0);
 }
 
-/* Returns how many reads from the log there were; counts what was looked at. */
-static unsigned run_seed(uint64_t seed, uint64_t *looked)
+struct tally {
+    uint64_t reads, looked, delays, put_off;
+};
+
+static void run_seed(uint64_t seed, struct tally *tally)
 {
     struct model *m = memory_new(sizeof *m);
     m->loop = loop_new_simulated(seed);
@@ -482,6 +591,7 @@ static unsigned run_seed(uint64_t seed, uint64_t *looked)
                                .memory = &m->account,
                                .hot_bytes_max = 4000};
     queue_host_init(&host);
+    queue_host_begin(&host);
     queue_init(&m->queue, &host, TEST_LOG_QUEUE, m->durable ? &log->log : NULL);
     for (size_t i = 0; i < 3; i++) {
         m->consumers[i] = (struct consumer){
@@ -511,23 +621,24 @@ static unsigned run_seed(uint64_t seed, uint64_t *looked)
     timer_stop(&log->timer);
     queue_host_fini(&host);
     loop_free(m->loop);
-    unsigned reads = log->reads_done;
-    *looked += m->looked;
+    tally->reads += log->reads_done;
+    tally->looked += m->looked;
+    tally->delays += m->delays;
+    tally->put_off += m->put_off;
     free(log);
     free(m);
-    return reads;
 }
 
 static void behaves_as_the_model(void **state)
 {
-    unsigned reads = 0;
-    uint64_t looked = 0;
+    struct tally tally = {0};
 
     (void)state;
     for (uint64_t seed = 1; seed <= 300; seed++)
-        reads += run_seed(seed, &looked);
-    assert_true(reads > 1000); /* cold messages were part of it */
-    assert_true(looked > 10000);
+        run_seed(seed, &tally);
+    assert_true(tally.reads > 1000); /* cold messages were part of it */
+    assert_true(tally.looked > 10000);
+    assert_true(tally.delays > 1000 && tally.put_off > 1000);
 }
 
 /* What has come and gone since costs nothing, however old the oldest message is. */
@@ -576,9 +687,10 @@ static void one_old_message(void **state)
 
 /* ---- states that nobody wrote ---- */
 
+/* Of the newest version. */
 static int recover_numbers(struct queue *queue, const uint64_t *numbers, size_t count)
 {
-    uint8_t bytes[256] = {1};
+    uint8_t bytes[256] = {2};
     struct writer w = writer_of(bytes + 1, sizeof bytes - 1);
 
     for (size_t i = 0; i < count; i++)
@@ -586,7 +698,7 @@ static int recover_numbers(struct queue *queue, const uint64_t *numbers, size_t 
     return queue_recover_state(queue, slice_of(bytes, 1 + writer_size(&w)));
 }
 
-/* next, mark, runs (gap, length - 1), counts (gap, count) */
+/* next, mark, runs (gap, length - 1), counts (gap, count), dues (gap, due) */
 static void broken_states_are_refused(void **state)
 {
     static const uint64_t broken[][8] = {
@@ -601,9 +713,14 @@ static void broken_states_are_refused(void **state)
         {10, 1, 0, 1, 10, 1},               /* a count beyond next */
         {10, 1, 0, 1, 1, 1ull << 32},       /* too large a count */
         {10, 1, 100, 1, 1, 1, 1},           /* more runs than there are */
-        {10, 1, 0, 0, 7},                   /* more bytes than there should be */
+        {10, 1, 0, 0, 0, 7},                /* more bytes than there should be */
+        {10, 1, 0, 0},                      /* the dues are missing */
+        {10, 1, 0, 0, 1, 0, 5},             /* a due of sequence 0 */
+        {10, 1, 0, 0, 1, 10, 5},            /* a due beyond next */
+        {10, 1, 0, 0, 1, 1, 1ull << 62},    /* a time that is none */
+        {10, 1, 0, 0, 2, 1, 5},             /* more dues than there are */
     };
-    static const size_t sizes[] = {4, 4, 4, 6, 6, 6, 6, 8, 6, 6, 7, 5};
+    static const size_t sizes[] = {4, 4, 4, 6, 6, 6, 6, 8, 6, 6, 7, 6, 4, 7, 7, 7, 7};
     struct loop *loop = loop_new_simulated(1);
     struct account memory;
     struct queue queue;
@@ -618,28 +735,57 @@ static void broken_states_are_refused(void **state)
         assert_int_equal(recover_numbers(&queue, broken[i], sizes[i]), E_CORRUPT);
         assert_int_equal(queue.next, 1);
     }
-    assert_int_equal(queue_recover_state(&queue, slice_text("\2")), E_VERSION);
-    assert_true(queue_recover_message(&queue, 5, 1, 1, 0)); /* as if there were none */
+    assert_int_equal(queue_recover_state(&queue, slice_text("\3")), E_VERSION);
+    assert_true(queue_recover_message(&queue, 5, 1, 1, 0, 0)); /* as if there were none */
     assert_int_equal(queue_recover_end(&queue), 0);
     queue_abandon(&queue);
     queue_fini(&queue);
 
     /* what it promises takes no memory: 2^61 messages, of which the log has two and settled one */
-    static const uint64_t large[] = {1ull << 62, 3, 1, 1, (1ull << 61) - 1, 0};
+    static const uint64_t large[] = {1ull << 62, 3, 1, 1, (1ull << 61) - 1, 0, 0};
     queue_init(&queue, &host, TEST_LOG_QUEUE, &log->log);
-    assert_int_equal(recover_numbers(&queue, large, 6), 0);
-    assert_true(queue_recover_message(&queue, 2, 1, 10, 0));
+    assert_int_equal(recover_numbers(&queue, large, 7), 0);
+    assert_true(queue_recover_message(&queue, 2, 1, 10, 0, 0));
     log->live[1] = log->live[2] = true;
-    assert_true(queue_recover_message(&queue, 2, 2, 10, 0)); /* twice: the newer one counts */
+    assert_true(queue_recover_message(&queue, 2, 2, 10, 0, 0)); /* twice: the newer one counts */
     assert_true(!log->live[1] && log->live[2]);
-    assert_false(queue_recover_message(&queue, 2, 1, 10, 0));
-    assert_true(queue_recover_message(&queue, 1ull << 61, 3, 10, 0));
-    assert_false(queue_recover_message(&queue, (1ull << 61) + 1, 4, 10, 0)); /* not promised */
-    assert_false(queue_recover_message(&queue, UINT64_MAX, 5, 10, 0));
+    assert_false(queue_recover_message(&queue, 2, 1, 10, 0, 0));
+    assert_true(queue_recover_message(&queue, 1ull << 61, 3, 10, 0, 0));
+    assert_false(queue_recover_message(&queue, (1ull << 61) + 1, 4, 10, 0, 0)); /* not promised */
+    assert_false(queue_recover_message(&queue, UINT64_MAX, 5, 10, 0, 0));
     queue_recover_settled(&queue, 2, 11);
     assert_false(log->live[2]);
     assert_int_equal(queue_recover_end(&queue), (1ull << 61) - 11);
     assert_int_equal(queue.ready, 1);
+    queue_check(&queue);
+    queue_abandon(&queue);
+    queue_fini(&queue);
+    queue_host_fini(&host);
+    account_fini(&memory);
+    free(log);
+    loop_free(loop);
+}
+
+/* A directory that an older program wrote. */
+static void states_of_version_1_are_read(void **state)
+{
+    struct loop *loop = loop_new_simulated(1);
+    struct account memory;
+    struct queue queue;
+    struct memory_log *log = memory_log_new(loop);
+
+    (void)state;
+    account_init(&memory, NULL, 0);
+    host = (struct queue_host){.loop = loop, .log = &log->log, .memory = &memory};
+    queue_host_init(&host);
+    queue_init(&queue, &host, TEST_LOG_QUEUE, &log->log);
+    /* next 5, mark 1, one run: 2 to 3; sequence 3 has 4 returns */
+    assert_int_equal(queue_recover_state(&queue, slice_of("\1\5\1\1\2\1\1\3\4", 9)), 0);
+    assert_false(queue_recover_message(&queue, 1, 1, 1, 0, 0));
+    assert_true(queue_recover_message(&queue, 2, 2, 1, 0, 0));
+    assert_true(queue_recover_message(&queue, 3, 3, 1, 0, 0));
+    assert_int_equal(queue_recover_end(&queue), 0);
+    assert_int_equal(queue.ready, 2);
     queue_check(&queue);
     queue_abandon(&queue);
     queue_fini(&queue);
@@ -655,6 +801,7 @@ int main(void)
         cmocka_unit_test(behaves_as_the_model),
         cmocka_unit_test(one_old_message),
         cmocka_unit_test(broken_states_are_refused),
+        cmocka_unit_test(states_of_version_1_are_read),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,10 +1,11 @@
 /*
  * The queue's state as a log record, and the queue rebuilt from state and log.
  *
- *   state   version u8 = 1, next varint, mark varint, runs varint, then per run of live, logged
+ *   state   version u8 = 2, next varint, mark varint, runs varint, then per run of live, logged
  * sequences: gap varint (from the end of the run before; the first from 0), length varint - 1;
  *           returned varint, then per returned sequence: gap varint (from the one before), count
- * varint
+ * varint; postponed varint, then per sequence that waits for another time than its record says: gap
+ * varint (from the one before), due varint (wall clock, ms). Version 1 ends before `postponed`.
  *
  * A sequence below the mark that is live comes back as redelivered. States longer than
  * LOG_STATE_MAX go as parts.
@@ -15,7 +16,7 @@
 
 #include <stdlib.h>
 
-#define STATE_VERSION 1
+#define STATE_VERSION 2
 
 struct growing {
     uint8_t *bytes;
@@ -95,6 +96,29 @@ static uint64_t put_counts(const struct queue *queue, struct growing *g)
     return count;
 }
 
+static uint64_t put_dues(const struct queue *queue, struct growing *g)
+{
+    uint64_t count = 0, before = 0;
+
+    for (uint32_t i = 0; i < queue->pages_count; i++) {
+        const struct queue_page *page = page_entry(queue, i)->page;
+        uint64_t n = page_entry(queue, i)->number;
+        for (uint64_t live = page && page->dues ? page->live : 0; live; live &= live - 1) {
+            unsigned index = (unsigned)__builtin_ctzll(live);
+            uint64_t sequence = n * QUEUE_PAGE + index;
+            if (!(page->dues[index] & DUE_POSTPONED) || !page->positions[index])
+                continue;
+            count++;
+            if (g) {
+                put(g, sequence - before);
+                put(g, page->dues[index] & DUE_MS_MAX);
+            }
+            before = sequence;
+        }
+    }
+    return count;
+}
+
 /* Nothing live at or above this was ever seen. */
 static uint64_t seen_end(const struct queue *queue)
 {
@@ -125,6 +149,8 @@ void queue_write_state(struct queue *queue, bool exact)
     put_runs(queue, &g);
     put(&g, put_counts(queue, NULL));
     put_counts(queue, &g);
+    put(&g, put_dues(queue, NULL));
+    put_dues(queue, &g);
 
     size_t at = 0;
     do {
@@ -155,11 +181,16 @@ struct promised_count {
     uint32_t count;
 };
 
+struct promised_due {
+    uint64_t sequence, due_ms;
+};
+
 struct queue_promise {
     uint64_t next;
     struct promised_run *runs;
     struct promised_count *counts;
-    size_t runs_count, runs_capacity, counts_count, counts_capacity;
+    struct promised_due *dues; /* by growing sequence */
+    size_t runs_count, runs_capacity, counts_count, counts_capacity, dues_count, dues_capacity;
     uint64_t missing; /* promised, and neither told nor settled since */
 };
 
@@ -169,6 +200,7 @@ static void promise_free(struct queue_promise *promise)
         return;
     free(promise->runs);
     free(promise->counts);
+    free(promise->dues);
     free(promise);
 }
 
@@ -222,7 +254,47 @@ static int read_counts(struct queue_promise *p, struct reader *r)
         sequence += gap;
         add_count(p, sequence, (uint32_t)count);
     }
-    return r->failed || reader_left(r) > 0 ? E_CORRUPT : 0;
+    return r->failed ? E_CORRUPT : 0;
+}
+
+static void add_due(struct queue_promise *p, uint64_t sequence, uint64_t due_ms)
+{
+    if (p->dues_count == p->dues_capacity) {
+        p->dues_capacity = p->dues_capacity ? 2 * p->dues_capacity : 8;
+        p->dues = memory_resize(p->dues, p->dues_capacity, sizeof *p->dues);
+    }
+    p->dues[p->dues_count++] = (struct promised_due){sequence, due_ms};
+}
+
+static int read_dues(struct queue_promise *p, struct reader *r)
+{
+    uint64_t dues = read_varint(r), sequence = 0;
+
+    for (uint64_t i = 0; i < dues && !r->failed; i++) {
+        uint64_t gap = read_varint(r), due_ms = read_varint(r);
+        if (r->failed || gap == 0 || gap >= p->next - sequence || due_ms > DUE_MS_MAX)
+            return E_CORRUPT;
+        sequence += gap;
+        add_due(p, sequence, due_ms);
+    }
+    return r->failed ? E_CORRUPT : 0;
+}
+
+/* As the state says it was put off, with DUE_POSTPONED; 0: it was not. */
+static uint64_t promised_due(const struct queue_promise *p, uint64_t sequence)
+{
+    size_t low = 0, high = p->dues_count;
+
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (p->dues[middle].sequence < sequence)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < p->dues_count && p->dues[low].sequence == sequence
+               ? p->dues[low].due_ms | DUE_POSTPONED
+               : 0;
 }
 
 int queue_recover_state(struct queue *queue, struct slice bytes)
@@ -231,7 +303,8 @@ int queue_recover_state(struct queue *queue, struct slice bytes)
     struct queue_promise *p;
 
     ASSERT(queue->next == 1 && queue->pages_count == 0 && !queue->promise);
-    if (read_varint(&r) != STATE_VERSION)
+    uint64_t version = read_varint(&r);
+    if (version < 1 || version > STATE_VERSION)
         return E_VERSION;
     p = memory_new(sizeof *p);
     p->next = read_varint(&r);
@@ -241,6 +314,10 @@ int queue_recover_state(struct queue *queue, struct slice bytes)
         result = read_runs(p, &r);
     if (result == 0)
         result = read_counts(p, &r);
+    if (result == 0 && version > 1)
+        result = read_dues(p, &r);
+    if (result == 0 && reader_left(&r) > 0)
+        result = E_CORRUPT;
     if (result < 0) {
         promise_free(p);
         return result;
@@ -283,7 +360,7 @@ static void not_missing(struct queue_promise *p, uint64_t count)
 /* Told twice: the queue was in this shard before, has been in another, and came back. It is the
  * same message, and the older record was released. */
 static bool take_newer(struct queue *queue, struct queue_page *page, uint64_t sequence,
-                       uint64_t position)
+                       uint64_t position, uint64_t due)
 {
     uint64_t *known = &page->positions[sequence % QUEUE_PAGE];
 
@@ -291,20 +368,23 @@ static bool take_newer(struct queue *queue, struct queue_page *page, uint64_t se
         return false;
     log_release(queue->log, *known);
     *known = position;
+    delay_recover(queue, page, sequence, due);
     return true;
 }
 
 bool queue_recover_message(struct queue *queue, uint64_t sequence, uint64_t position, uint64_t size,
-                           uint16_t lane)
+                           uint16_t lane, uint64_t due_ms)
 {
     struct queue_promise *p = queue->promise;
+    uint64_t put_off = p ? promised_due(p, sequence) : 0;
+    uint64_t due = put_off ? put_off : due_ms_least(due_ms);
     bool is_promised = p && sequence < p->next && promised_in(p, sequence, sequence) > 0;
 
     if (sequence >= SEQUENCE_MAX || (p && sequence < p->next && !is_promised))
         return false; /* settled before the state was written */
     struct queue_page *page = page_get(queue, page_number(sequence));
     if (page && (page->live & page_bit(sequence)))
-        return take_newer(queue, page, sequence, position);
+        return take_newer(queue, page, sequence, position, due);
     if (!page)
         page = page_make(queue, page_number(sequence));
     page->live |= page_bit(sequence);
@@ -314,6 +394,7 @@ bool queue_recover_message(struct queue *queue, uint64_t sequence, uint64_t posi
     page->positions[sequence % QUEUE_PAGE] = position;
     page->sizes[sequence % QUEUE_PAGE] = (uint32_t)size;
     queue->ready_bytes += (uint32_t)size;
+    delay_recover(queue, page, sequence, due);
     if (lane & QUEUE_LANE_MORTAL)
         queue_has_mortals(queue);
     if (is_promised)
@@ -381,6 +462,17 @@ void queue_recover_returned(struct queue *queue, uint64_t first, uint64_t last, 
     queue_touch(queue);
 }
 
+void queue_recover_postponed(struct queue *queue, uint64_t sequence, uint64_t due_ms)
+{
+    struct queue_page *page = page_get(queue, page_number(sequence));
+
+    if (page && (page->live & page_bit(sequence))) {
+        page->returned |= page_bit(sequence);
+        delay_recover(queue, page, sequence, due_ms_least(due_ms) | DUE_POSTPONED);
+    }
+    queue_touch(queue);
+}
+
 void queue_recover_delivered(struct queue *queue, uint64_t sequence)
 {
     if (sequence > queue->mark_logged && sequence <= SEQUENCE_MAX)
@@ -397,6 +489,13 @@ static void apply_counts(struct queue *queue)
                                p->counts[i].count);
 }
 
+/* It was never due: nobody can have seen it. */
+static bool waits_from_the_first(const struct queue_page *page, uint64_t sequence)
+{
+    return page->delayed & page_bit(sequence) &&
+           !(page->dues[sequence % QUEUE_PAGE] & DUE_POSTPONED);
+}
+
 uint64_t queue_recover_end(struct queue *queue)
 {
     struct queue_page *page;
@@ -408,7 +507,7 @@ uint64_t queue_recover_end(struct queue *queue)
     for (uint64_t n = 0; (page = page_from(queue, &n)); n++) {
         for (uint64_t live = page->live; live; live &= live - 1) {
             uint64_t sequence = n * QUEUE_PAGE + (unsigned)__builtin_ctzll(live);
-            if (sequence < queue->mark_durable)
+            if (sequence < queue->mark_durable && !waits_from_the_first(page, sequence))
                 page->returned |= page_bit(sequence);
         }
         page_trim(queue, n);
@@ -418,5 +517,6 @@ uint64_t queue_recover_end(struct queue *queue)
     queue->returned_ready = 0;
     if (queue->upkeep)
         upkeep_look(queue);
+    delay_look(queue);
     return missing;
 }

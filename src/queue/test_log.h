@@ -13,6 +13,7 @@ struct test_log_hooks {
     void (*settled)(struct log *log, uint64_t first, uint64_t last, enum settle_reason why);
     void (*released)(struct log *log, uint64_t position);
     void (*returned)(struct log *log, uint64_t first, uint64_t last, uint32_t count);
+    void (*postponed)(struct log *log, uint64_t sequence, uint64_t due_ms);
     void (*state)(struct log *log, struct slice bytes, bool more);
     void (*hurried)(struct log *log); /* somebody waits for a block, or for `reads` */
 };
@@ -52,6 +53,13 @@ void log_append_returned(struct log *log, uint64_t queue, uint64_t first, uint64
     ASSERT(queue == TEST_LOG_QUEUE && first > 0 && first <= last && count > 0);
     if (log->hooks->returned)
         log->hooks->returned(log, first, last, count);
+}
+
+void log_append_postponed(struct log *log, uint64_t queue, uint64_t sequence, uint64_t due_ms)
+{
+    ASSERT(queue == TEST_LOG_QUEUE && sequence > 0 && due_ms > 0);
+    if (log->hooks->postponed)
+        log->hooks->postponed(log, sequence, due_ms);
 }
 
 void log_append_delivered(struct log *log, uint64_t queue, uint64_t sequence)

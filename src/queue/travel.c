@@ -39,6 +39,30 @@ static void arrive_ready(struct queue *queue, const struct queue_page *page, uin
         queue->returned_first = sequence;
 }
 
+struct log_target queue_arrival_target(const struct queue *queue,
+                                       const struct queue_traveller *traveller)
+{
+    struct log_target target = queue_target(queue, traveller->message);
+
+    target.sequence = traveller->sequence;
+    target.due_ms = traveller->due_ms;
+    target.lane = (uint16_t)((target.lane & ~LOG_LANE_DUE) | (target.due_ms ? LOG_LANE_DUE : 0));
+    return target;
+}
+
+/* It waits, unless somebody holds it: then it does so when it comes back. */
+static void arrive_due(struct queue *queue, struct queue_page *page, uint64_t sequence,
+                       const struct queue_traveller *traveller)
+{
+    /* seen before: so it was put off, and comes back as redelivered from a crash, too */
+    delay_start(queue, page, sequence,
+                due_ms_least(traveller->due_ms) | (traveller->is_returned ? DUE_POSTPONED : 0));
+    if (!traveller->is_leased)
+        return;
+    delay_stop(queue, page, sequence);
+    arrive_leased(queue, page, sequence);
+}
+
 void queue_arrive(struct queue *queue, const struct queue_traveller *traveller, uint64_t position)
 {
     uint64_t sequence = traveller->sequence;
@@ -62,7 +86,9 @@ void queue_arrive(struct queue *queue, const struct queue_traveller *traveller, 
             page->counts = memory_new(QUEUE_PAGE * sizeof *page->counts);
         page->counts[index] = traveller->count;
     }
-    if (traveller->is_leased)
+    if (traveller->due_ms)
+        arrive_due(queue, page, sequence, traveller);
+    else if (traveller->is_leased)
         arrive_leased(queue, page, sequence);
     else
         arrive_ready(queue, page, sequence);

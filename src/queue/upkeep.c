@@ -179,12 +179,18 @@ bool queue_returned_enough(const struct queue *queue, uint32_t count)
 
 /* ---- times to live ---- */
 
+/* What is not to be given out before a time has its own life from then on. */
+static uint64_t lives_since_ms(const struct message *message)
+{
+    uint64_t not_before_ms = message_not_before_ms(message);
+
+    return not_before_ms > message->published_at_ms ? not_before_ms : message->published_at_ms;
+}
+
 static uint64_t dies_at_ms(const struct queue *queue, const struct message *message)
 {
-    uint64_t lives_ms = queue->upkeep->rules.lives_ms;
-    uint64_t by_queue = lives_ms > UINT64_MAX - message->published_at_ms
-                            ? UINT64_MAX
-                            : message->published_at_ms + lives_ms;
+    uint64_t lives_ms = queue->upkeep->rules.lives_ms, since_ms = lives_since_ms(message);
+    uint64_t by_queue = lives_ms > UINT64_MAX - since_ms ? UINT64_MAX : since_ms + lives_ms;
     uint64_t by_itself = message->expires_at_ms ? message->expires_at_ms : UINT64_MAX;
 
     return by_queue < by_itself ? by_queue : by_itself;
@@ -206,7 +212,7 @@ bool upkeep_head_is_over(struct queue *queue, uint64_t sequence)
     uint64_t at_ms = dies_at_ms(queue, message);
     if (at_ms >= loop_wall_ms(queue->host->loop))
         return false;
-    if (at_ms <= message->published_at_ms && sequence >= upkeep->looked_until)
+    if (at_ms <= lives_since_ms(message) && sequence >= upkeep->looked_until)
         return false; /* it may have been on its way for longer */
     remove_ready(queue, sequence, SETTLE_EXPIRED);
     return true;
@@ -255,7 +261,7 @@ void upkeep_run(struct queue *queue)
         }
     }
     upkeep->looked_until = queue->next;
-    if (queue->ready + queue->leased == 0)
+    if (queue->ready + queue->leased + queue->delayed == 0)
         upkeep->has_mortals = false;
     if (some)
         queue_activate(queue); /* single gets may wait behind what has gone */
@@ -287,6 +293,7 @@ void queue_rest(struct queue *queue, bool rests)
     queue->rests = rests;
     if (queue->upkeep)
         upkeep_look(queue);
+    delay_look(queue);
 }
 
 void queue_host_begin(struct queue_host *host)
@@ -294,12 +301,15 @@ void queue_host_begin(struct queue_host *host)
     host->has_begun = true;
     if (!list_empty(&host->upkeep))
         loop_defer(host->loop, &host->upkeep_task, LOOP_COMMIT);
+    if (!list_empty(&host->delays))
+        loop_defer(host->loop, &host->delay_task, LOOP_DISPATCH);
 }
 
 void queue_host_rest(struct queue_host *host)
 {
     host->has_begun = false;
     task_cancel(&host->upkeep_task);
+    task_cancel(&host->delay_task);
 }
 
 void upkeep_task_run(struct task *task)

@@ -700,8 +700,8 @@ static void mortals_are_known_after_a_start(void **state)
     queue_init(&b->queue, &host, TEST_LOG_QUEUE, &b->log->log);
     assert_int_equal(queue_recover_state(&b->queue, slice_of(b->log->state, b->log->state_size)),
                      0);
-    assert_true(queue_recover_message(&b->queue, 1, 1, 1, QUEUE_LANE_MORTAL));
-    assert_true(queue_recover_message(&b->queue, 2, 2, 1, 0));
+    assert_true(queue_recover_message(&b->queue, 1, 1, 1, QUEUE_LANE_MORTAL, 0));
+    assert_true(queue_recover_message(&b->queue, 2, 2, 1, 0, 0));
     assert_int_equal(queue_recover_end(&b->queue), 0);
     queue_host_begin(&host);
     pass_ms(b, 400);

@@ -29,8 +29,10 @@ static uint64_t wanted_of(const struct queue_walk *walk, const struct queue_page
 {
     uint64_t wanted = page->live;
 
+    if (walk->skips_delayed)
+        wanted &= ~page->delayed;
     if (walk->skips_leased)
-        wanted &= ~page->leased;
+        wanted &= ~page->leased | page->delayed;
     if (walk->skips_ready)
         wanted &= page->leased;
     return wanted;
@@ -115,9 +117,10 @@ int queue_walk_next(struct queue_walk *walk, struct queue_traveller *traveller)
     if (result < 0)
         return result;
     traveller->is_logged = page->positions[index] != 0;
-    traveller->is_leased = page->leased & page_bit(sequence);
+    traveller->is_leased = page->leased & ~page->delayed & page_bit(sequence);
     traveller->is_returned = page->returned & page_bit(sequence);
     traveller->count = page->counts ? page->counts[index] : 0;
+    traveller->due_ms = page->dues ? page->dues[index] & DUE_MS_MAX : 0;
     walk->at = sequence + 1;
     return 1;
 }

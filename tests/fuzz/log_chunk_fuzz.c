@@ -2,6 +2,7 @@
  * fits, so that the records behind it are reached. */
 #include "base/assert.h"
 #include "base/checksum.h"
+#include "log/log.h"
 #include "log/scan.h"
 
 #include <stdlib.h>
@@ -17,6 +18,7 @@ static void read_index(struct slice payload)
     while (index_entry_decode(&coder, &reader, 5, &entry)) {
         ASSERT(entry.queue > 0 && entry.sequence > 0);
         ASSERT(position_block(entry.position) == 5 && entry.position >= place);
+        ASSERT(entry.due_ms == 0 || entry.lane & LOG_LANE_DUE);
         place = entry.position;
     }
     reader = reader_of(payload);
@@ -29,6 +31,7 @@ static void read_record(uint8_t type, struct slice payload)
     struct message_record message;
     struct range_record range;
     struct delivered_record delivered;
+    struct postponed_record postponed;
     struct state_record state;
     struct record record = {type, payload};
     struct index_mark mark;
@@ -41,6 +44,7 @@ static void read_record(uint8_t type, struct slice payload)
         for (uint64_t i = 0; i < message.targets_count; i++) {
             target_decode(&targets, &target);
             ASSERT(!targets.failed && target.queue > 0 && target.sequence > 0);
+            ASSERT(target.due_ms == 0 || target.lane & LOG_LANE_DUE);
         }
         ASSERT(reader_left(&targets) == 0);
         ASSERT(message.flags & MESSAGE_ATTACHED || message.body_size <= message.content.size);
@@ -54,6 +58,13 @@ static void read_record(uint8_t type, struct slice payload)
     }
     if (delivered_record_decode(payload, &delivered) == 0)
         ASSERT(delivered.queue > 0);
+    if (postponed_record_decode(payload, &postponed) == 0) {
+        uint8_t again[RANGE_RECORD_MAX];
+        struct postponed_record same;
+        size_t size = postponed_record_encode(&postponed, again);
+        ASSERT(postponed_record_decode(slice_of(again, size), &same) == 0);
+        ASSERT(same.sequence == postponed.sequence && same.due_ms == postponed.due_ms);
+    }
     if (state_record_decode(payload, &state) == 0)
         ASSERT(state.bytes.size < payload.size);
     if (number_record_decode(payload, &number, &rest) == 0)

@@ -49,7 +49,7 @@ static const struct queue_events events = {.deliver = deliver, .get = get};
 
 static void tell(struct queue *queue, struct counting_log *log, struct reader *r)
 {
-    unsigned what = read_u8(r) % 4;
+    unsigned what = read_u8(r) % 5;
     uint64_t first = read_varint(r), more = read_varint(r);
 
     if (r->failed || first == 0) /* the log's decoders let no such record through */
@@ -57,13 +57,17 @@ static void tell(struct queue *queue, struct counting_log *log, struct reader *r
     uint64_t last = more <= UINT64_MAX - first ? first + more : UINT64_MAX;
     switch (what) {
     case 0:
-        log->live += queue_recover_message(queue, first, 1 + more % 1000, more, (uint16_t)more);
+        log->live += queue_recover_message(queue, first, 1 + more % 1000, more, (uint16_t)more,
+                                           more % 3 ? 0 : more);
         break;
     case 1:
         queue_recover_settled(queue, first, last);
         break;
     case 2:
         queue_recover_returned(queue, first, last, 1);
+        break;
+    case 3:
+        queue_recover_postponed(queue, first, more);
         break;
     default:
         queue_recover_delivered(queue, first);
@@ -73,17 +77,17 @@ static void tell(struct queue *queue, struct counting_log *log, struct reader *r
 /* It can be purged, and written, and nothing is left. */
 static void use(struct queue *queue, struct counting_log *log)
 {
-    uint64_t position = 0, ready = queue->ready, purged = 0;
+    uint64_t position = 0, ready = queue->ready, all = ready + queue->delayed, purged = 0;
     struct queue_item item;
 
-    ASSERT(log->live == ready);
+    ASSERT(log->live == all);
     int result = queue_take(queue, &item);
     ASSERT(result == (ready ? E_AGAIN : E_NOT_FOUND));
-    if (ready < 1000)
+    if (all < 1000)
         queue_write_state(queue, true);
     while (position < queue->next)
         purged += queue_purge(queue, queue->next, &position, SETTLE_PURGED);
-    ASSERT(purged == ready && log->live == 0);
+    ASSERT(purged == all && log->live == 0);
     queue_check(queue);
 }
 

@@ -95,7 +95,7 @@ static void append_message(struct start *s, struct log *log, uint64_t queue, uin
                                   .key = slice_text("q"),
                                   .properties = slice_of("\0\0", 2),
                                   .body = slice_text("body")};
-    struct log_target target = {queue, sequence, 0};
+    struct log_target target = {queue, sequence, 0, 0};
     uint64_t position;
     struct message *message = message_new(&s->memory, &parts);
 

@@ -46,7 +46,8 @@ static uint64_t wall_ms(const struct mourner *mourner)
     return loop_wall_ms(mourner->world->members[mourner->worker].loop);
 }
 
-uint64_t fate_new(struct mourner *mourner, unsigned queue, bool persistent, uint64_t lives_ms)
+uint64_t fate_new(struct mourner *mourner, unsigned queue, bool persistent, uint64_t lives_ms,
+                  uint64_t waits_ms)
 {
     struct world *w = mourner->world;
     struct mortals *m = w->mortals;
@@ -61,6 +62,7 @@ uint64_t fate_new(struct mourner *mourner, unsigned queue, bool persistent, uint
         .size = size_of(w, id),
         .published_ms = wall_ms(mourner),
         .lives_ms = lives_ms,
+        .waits_ms = waits_ms,
         .home = named ? (uint8_t)named->shard : 0,
     };
     return id;
@@ -95,7 +97,8 @@ struct message *fate_message(struct mourner *mourner, uint64_t id)
         .body = slice_of(body->data, body->size),
         .body_buffer = body->size > MESSAGE_INLINE_MAX ? body : NULL,
         .published_at_ms = f->published_ms,
-        .expires_at_ms = f->lives_ms == UNLIMITED ? 0 : f->published_ms + f->lives_ms,
+        .not_before_ms = f->waits_ms ? f->published_ms + f->waits_ms : 0,
+        .expires_at_ms = f->lives_ms == UNLIMITED ? 0 : f->published_ms + f->waits_ms + f->lives_ms,
     };
     struct message *message = message_new(broker_message_account(mourner->client), &parts);
     buffer_unref(body);
@@ -157,7 +160,7 @@ static bool may_be_too_old(const struct mortals *m, const struct fate *f, uint32
 
     if (step == 0)
         lives_ms = least(lives_ms, f->lives_ms);
-    return lives_ms != UNLIMITED && m->latest_ms >= f->published_ms + lives_ms;
+    return lives_ms != UNLIMITED && m->latest_ms >= f->published_ms + f->waits_ms + lives_ms;
 }
 
 static bool may_be_returned(const struct mortals *m, const struct fate *f, uint32_t step)
@@ -436,6 +439,20 @@ static void check_counts(const struct mortals *m, uint64_t id, const struct fate
           "mortal %" PRIu64 " was seen before, and does not say so", id);
 }
 
+/* Not before its time. Its dead letters wait for nothing. */
+static void check_due(const struct mortals *m, uint64_t id, const struct fate_sight *sight)
+{
+    const struct fate *f = &m->fates[id];
+    uint64_t due_ms = sight->step == 0 && f->waits_ms ? f->published_ms + f->waits_ms : 0;
+
+    CHECK(m->world, message_not_before_ms(sight->message) == due_ms,
+          "mortal %" PRIu64 ", step %u, is due at %" PRIu64, id, sight->step,
+          message_not_before_ms(sight->message));
+    CHECK(m->world, m->latest_ms >= due_ms,
+          "mortal %" PRIu64 " is given out at %" PRIu64 ", but due at %" PRIu64, id, m->latest_ms,
+          due_ms);
+}
+
 /* Given out by a queue that could look at the clock. What lives for 0 ms may have been on its way
  * for longer. */
 static void check_age(const struct mortals *m, uint64_t id, const struct fate_sight *sight,
@@ -448,7 +465,8 @@ static void check_age(const struct mortals *m, uint64_t id, const struct fate_si
         lives_ms = least(lives_ms, f->lives_ms);
     if (!sight->is_at_home || m->has_moved || lives_ms == UNLIMITED || lives_ms == 0)
         return;
-    CHECK(m->world, sight->message->published_at_ms + lives_ms >= now_ms,
+    uint64_t waits_ms = sight->step == 0 ? f->waits_ms : 0;
+    CHECK(m->world, sight->message->published_at_ms + waits_ms + lives_ms >= now_ms,
           "mortal %" PRIu64 ", of %" PRIu64 " ms, is given out by %s at %" PRIu64 ", too old", id,
           lives_ms, mortal_names[sight->queue], now_ms);
 }
@@ -483,7 +501,7 @@ static void check_order(struct mourner *mourner, const struct fate *f,
     struct mortals *m = mourner->world->mortals;
 
     if (!sight->to_consumer || sight->step > 0 || f->in_transaction || f->in_doubt ||
-        (f->seen_now & 1))
+        (f->seen_now & 1) || f->waits_ms > 0)
         return;
     CHECK(m->world,
           sight->sequence > mourner->consumer_last || m->has_moved || may_fail(m->world) ||
@@ -506,6 +524,7 @@ uint64_t fate_seen(struct mourner *mourner, struct fate_sight *sight)
           mortal_names[sight->queue], sight->sequence, sight->step,
           sight->redelivered ? ", redelivered" : "");
     check_alive(m, id, sight);
+    check_due(m, id, sight);
     check_counts(m, id, sight);
     check_age(m, id, sight, wall_ms(mourner));
     check_place(m, id, sight);

@@ -6,6 +6,8 @@
 
 #define ALL_OF_THEM ((1u << MORTAL_QUEUES) - 1)
 #define REST_MS     500u /* what lives no longer is gone at rest */
+#define WAITS_MS    800u /* nobody waits longer */
+#define LATE_MS_MAX 10u  /* of a queue that can */
 
 const char *const mortal_names[MORTAL_QUEUES] = {"mortal-0", "mortal-1", "mortal-2", "mortal-3",
                                                  "mortal-4"};
@@ -377,7 +379,9 @@ static uint64_t new_message(struct mourner *mourner, unsigned *queue)
                                             : 3600000;
 
     *queue = (unsigned)mortal_dice(m, MORTAL_QUEUES);
-    return fate_new(mourner, *queue, mortal_dice(m, 8) > 0, lives_ms);
+    bool persistent = mortal_dice(m, 8) > 0;
+    uint64_t waits_ms = mortal_dice(m, 5) ? 0 : mortal_dice(m, mortal_dice(m, 2) ? 50 : WAITS_MS);
+    return fate_new(mourner, *queue, persistent, lives_ms, waits_ms);
 }
 
 static void publish(struct mourner *mourner)
@@ -627,11 +631,40 @@ static void end(struct mourner *mourner)
     mourner->is_open = false;
 }
 
+/* Within which a queue makes ready what is due; a worker may stand still for a while. */
+static uint64_t late_ms_max(const struct member *member)
+{
+    const struct simulated_options *options = simulated_options(member->loop);
+
+    return LATE_MS_MAX +
+           (options->pause_ppm > 0 ? 4 * options->pause_max_ns / NANOSECONDS_PER_MS : 0);
+}
+
+/* Nothing is due for longer than it need be. */
+static void check_late(const struct mortals *m)
+{
+    for (unsigned q = 0; q < MORTAL_QUEUES; q++) {
+        for (unsigned i = 0; i < m->world->workers; i++) {
+            const struct member *member = &m->world->members[i];
+            const struct catalog_queue *named = mortal_look(m, i, q);
+            if (!named || !named->hosted || named->move || member->stopping)
+                continue;
+            uint64_t due_ms = queue_next_due_ms(&named->hosted->queue);
+            CHECK(m->world,
+                  due_ms == UINT64_MAX ||
+                      due_ms + late_ms_max(member) >= loop_wall_ms(member->loop),
+                  "%s has messages that were due %" PRIu64 " ms ago", mortal_names[q],
+                  loop_wall_ms(member->loop) - due_ms);
+        }
+    }
+}
+
 void mortals_act(struct world *w)
 {
     struct mortals *m = w->mortals;
     struct mourner *mourner = &m->mourners[mortal_dice(m, MOURNERS)];
 
+    check_late(m);
     if (mourner->is_open && w->members[mourner->worker].stopping)
         return;
     if (!mourner->is_open)
@@ -719,6 +752,8 @@ static void check_queue(const struct world *w, unsigned queue, const struct host
               (there->ready <= q->length_max && there->ready_bytes <= q->bytes_max),
           "%s has %" PRIu64 " messages, %" PRIu64 " bytes: more than its limit",
           mortal_names[queue], there->ready, there->ready_bytes);
+    CHECK(w, there->delayed == 0, "%s has %" PRIu64 " messages that wait for nothing",
+          mortal_names[queue], there->delayed);
     CHECK(w, q->lives_ms > REST_MS || there->ready == 0,
           "%s has %" PRIu64 " messages that are too old", mortal_names[queue], there->ready);
 }
@@ -785,7 +820,8 @@ static uint64_t count_all(const struct world *w)
         for (unsigned i = 0; i < w->workers; i++) {
             const struct catalog_queue *named = mortal_look(w->mortals, i, q);
             if (named && named->hosted)
-                sum += named->hosted->queue.ready + named->hosted->queue.leased;
+                sum += named->hosted->queue.ready + named->hosted->queue.leased +
+                       named->hosted->queue.delayed;
         }
     }
     return sum;

@@ -49,6 +49,7 @@ struct fate {
     uint32_t publisher, born;        /* born: the life */
     uint32_t size;
     uint64_t published_ms, lives_ms; /* lives_ms: its own; UNLIMITED: none */
+    uint64_t waits_ms;               /* before it may be given out; then its life begins */
     uint64_t leased_before;          /* the same of the lease it has */
     uint64_t accepted_before;        /* which ids were there then, all lower ones */
     uint64_t rejected;               /* a bit for each step at which it was */
@@ -122,7 +123,8 @@ const struct catalog_queue *mortal_look(const struct mortals *m, unsigned worker
 
 /* ---- fate.c ---- */
 
-uint64_t fate_new(struct mourner *mourner, unsigned queue, bool persistent, uint64_t lives_ms);
+uint64_t fate_new(struct mourner *mourner, unsigned queue, bool persistent, uint64_t lives_ms,
+                  uint64_t waits_ms);
 struct message *fate_message(struct mourner *mourner, uint64_t id);
 
 struct fate_sight {

@@ -98,6 +98,7 @@ static void add_totals(json_t *answer, const struct exchange *exchange,
         sum.queues += report->queues;
         sum.messages_ready += report->messages_ready;
         sum.messages_leased += report->messages_leased;
+        sum.messages_delayed += report->messages_delayed;
         sum.published += report->published;
         sum.delivered += report->delivered;
         sum.log.shards += report->log.shards;
@@ -108,10 +109,11 @@ static void add_totals(json_t *answer, const struct exchange *exchange,
                                   "consumers", number(sum.consumers), "exchanges",
                                   number(counts.exchanges), "queues", number(sum.queues)));
     json_object_set_new(answer, "queue_totals",
-                        json_pack("{s:o, s:o, s:o}", "messages",
+                        json_pack("{s:o, s:o, s:o, s:o}", "messages",
                                   number(sum.messages_ready + sum.messages_leased),
                                   "messages_ready", number(sum.messages_ready),
-                                  "messages_unacknowledged", number(sum.messages_leased)));
+                                  "messages_unacknowledged", number(sum.messages_leased),
+                                  "messages_delayed", number(sum.messages_delayed)));
     json_object_set_new(answer, "message_stats",
                         json_pack("{s:o, s:o}", "publish", number(sum.published), "deliver_get",
                                   number(sum.delivered)));

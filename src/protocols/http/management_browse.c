@@ -44,7 +44,8 @@ static int take_state(struct browse *browse, struct slice value)
 
     browse->spec.ready = is_all || slice_is(value, "ready");
     browse->spec.leased = is_all || slice_is(value, "leased");
-    return browse->spec.ready || browse->spec.leased ? 0 : E_INVALID;
+    browse->spec.delayed = is_all || slice_is(value, "delayed");
+    return browse->spec.ready || browse->spec.leased || browse->spec.delayed ? 0 : E_INVALID;
 }
 
 static int take_limit(struct browse *browse, struct slice value)
@@ -109,7 +110,12 @@ static json_t *message_value(const struct browsed *found, const struct payload_o
     if (!value)
         return NULL;
     json_object_set_new(value, "position", json_integer((json_int_t)found->sequence));
-    json_object_set_new(value, "state", json_string(found->is_leased ? "leased" : "ready"));
+    json_object_set_new(value, "state",
+                        json_string(found->is_leased ? "leased"
+                                    : found->due_ms  ? "delayed"
+                                                     : "ready"));
+    if (found->due_ms)
+        json_object_set_new(value, "due_at", json_integer((json_int_t)found->due_ms));
     json_object_set_new(value, "redelivered", json_boolean(found->redelivered));
     json_object_set_new(value, "returns", json_integer(found->count));
     json_object_set_new(value, "arrived_at",
@@ -211,8 +217,8 @@ void management_browse(struct exchange *exchange)
     struct browse *browse = memory_new(sizeof *browse);
     struct failure failure;
 
-    browse->spec =
-        (struct browse_spec){.queue = exchange->parameters[1], .ready = true, .leased = true};
+    browse->spec = (struct browse_spec){
+        .queue = exchange->parameters[1], .ready = true, .leased = true, .delayed = true};
     browse->limit = LIMIT_DEFAULT;
     browse->payload.truncate = TRUNCATE_DEFAULT;
     exchange->state = browse;

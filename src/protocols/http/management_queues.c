@@ -66,6 +66,7 @@ static json_t *queue_value(const struct exchange *exchange, const struct queue_f
     json_object_set_new(value, "messages", json_integer(ready + leased));
     json_object_set_new(value, "messages_ready", json_integer(ready));
     json_object_set_new(value, "messages_unacknowledged", json_integer(leased));
+    json_object_set_new(value, "messages_delayed", json_integer((json_int_t)facts->counts.delayed));
     json_object_set_new(value, "consumers", json_integer(facts->counts.consumers));
     return value;
 }

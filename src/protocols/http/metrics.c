@@ -43,6 +43,9 @@ static const struct metric totals[] = {
      OF(messages_ready), UNIT_ONE},
     {"rabbitmq_queue_messages_unacked", "gauge",
      "Messages delivered to consumers but not yet acknowledged", OF(messages_leased), UNIT_ONE},
+    {"sluice_queue_messages_delayed", "gauge",
+     "Messages that wait for their time, neither ready nor unacknowledged", OF(messages_delayed),
+     UNIT_ONE},
 };
 
 /* Of each worker. */
