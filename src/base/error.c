@@ -28,15 +28,16 @@ static const char *const names[] = {
     [-E_FENCED] = "fenced",
     [-E_FAILED] = "failed",
     [-E_FRAME] = "frame",
+    [-E_KEY] = "key",
 };
 
-_Static_assert(sizeof names / sizeof names[0] == -E_FRAME + 1, "E_FRAME is the last");
+_Static_assert(sizeof names / sizeof names[0] == -E_KEY + 1, "E_KEY is the last");
 
 const char *error_name(int code)
 {
     if (code == 0)
         return "none";
-    if (code > 0 || code < E_FRAME || !names[-code])
+    if (code > 0 || code < E_KEY || !names[-code])
         return "unknown";
     return names[-code];
 }

@@ -36,6 +36,7 @@ enum error {
     E_FENCED = -21,  /* another owner has taken the shard over */
     E_FAILED = -22,  /* the shard has stopped taking writes after I/O errors */
     E_FRAME = -23, /* the peer's bytes are no frame of the protocol: the connection cannot go on */
+    E_KEY = -24,   /* what is stored is encrypted, and the key is not there or is another */
 };
 
 /* What a call that may complete later returns when it did not fail: DONE, the result is there;

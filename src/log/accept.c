@@ -38,7 +38,7 @@ static void encode_again(struct accept *a, struct metadata *metadata)
     for (size_t i = 0; i < metadata->segments_count; i++)
         metadata_segment_decode(metadata, i, &segments[i]);
     metadata->damaged = false;
-    a->slice.iov_len = metadata_size(metadata->segments_count);
+    a->slice.iov_len = metadata_size(segments, metadata->segments_count);
     a->slice.iov_base = memory_new(a->slice.iov_len);
     metadata_encode(metadata, segments, a->slice.iov_base, a->slice.iov_len);
     free(segments);

@@ -87,7 +87,7 @@ struct block *block_new(struct block_pool *pool, uint64_t epoch, uint64_t number
     }
     block->pool = pool;
     block->header = (struct block_header){.epoch = epoch, .block = number, .flags = flags};
-    block->is_closed = false;
+    block->is_closed = block->is_encrypted = false;
     block->slabs = NULL;
     block->at = block->end = block->copied = NULL;
     block->extents_count = block->chunks_count = block->attachments_count = 0;
@@ -313,7 +313,7 @@ void block_add_mark(struct block *block, const struct index_mark *mark)
     block->marks_size += index_mark_encode(mark, block->marks + block->marks_size);
 }
 
-/* ---- closing ---- */
+/* ---- closing: of what is to be encrypted the checksums come with that ---- */
 
 static void slice_add(struct block *block, const void *data, size_t size)
 {
@@ -333,13 +333,15 @@ static void close_records(struct block *block)
             .payload_size = size,
             .first = chunk->first == CHUNK_NO_FIRST ? size : chunk->first,
             .addressable = chunk->addressable,
+            .flags = block->is_encrypted ? CHUNK_ENCRYPTED : 0,
         };
         uint32_t checksum =
             chunk_checksum_begin(block->header.epoch, block->header.block, i, &header);
         slice_add(block, chunk->header, CHUNK_HEADER_SIZE);
         for (; extent < block->extents_count && block->extents[extent].chunk == i; extent++) {
             const struct block_extent *e = &block->extents[extent];
-            checksum = checksum_add(checksum, slice_of(e->data, e->size));
+            if (!block->is_encrypted)
+                checksum = checksum_add(checksum, slice_of(e->data, e->size));
             slice_add(block, e->data, e->size);
         }
         chunk_header_encode(&header, checksum, chunk->header);
@@ -360,15 +362,18 @@ static void close_attachments(struct block *block)
     for (uint64_t i = 0; i < count; i++) {
         uint8_t *bytes = block->attachment_headers + i * CHUNK_HEADER_SIZE;
         uint32_t left = block_chunk_payload(&block->header, records + i);
-        struct chunk_header header = {
-            .payload_size = left, .first = left, .flags = CHUNK_ATTACHMENT};
+        struct chunk_header header = {.payload_size = left,
+                                      .first = left,
+                                      .flags = CHUNK_ATTACHMENT |
+                                               (block->is_encrypted ? CHUNK_ENCRYPTED : 0)};
         uint32_t checksum =
             chunk_checksum_begin(block->header.epoch, block->header.block, records + i, &header);
         slice_add(block, bytes, CHUNK_HEADER_SIZE);
         while (left > 0) {
             struct slice body = message_body(block->attachments[attachment]);
             size_t part = smaller(left, body.size - at);
-            checksum = checksum_add(checksum, slice_of(body.data + at, part));
+            if (!block->is_encrypted)
+                checksum = checksum_add(checksum, slice_of(body.data + at, part));
             slice_add(block, body.data + at, part);
             left -= (uint32_t)part;
             at += part;
@@ -382,9 +387,10 @@ static void close_attachments(struct block *block)
     ASSERT(attachment == block->attachments_count);
 }
 
-void block_close(struct block *block)
+void block_close(struct block *block, bool is_encrypted)
 {
     ASSERT(!block->is_closed);
+    block->is_encrypted = is_encrypted;
     if (block->chunks_count)
         extent_end(block);
     block->is_closed = true;

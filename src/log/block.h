@@ -7,6 +7,9 @@
  * nothing is allocated per record.
  *
  *   OPEN --block_close()--> CLOSED --block_seal(segment)--> written, any number of times
+ *
+ * Of a block for an encrypted segment, chunks are encrypted as they are written (sealing.h): with
+ * the key of wherever it goes, from the same slices each time.
  */
 #ifndef SLUICE_LOG_BLOCK_H
 #define SLUICE_LOG_BLOCK_H
@@ -53,6 +56,7 @@ struct block {
     struct block_pool *pool;
     struct block_header header;
     bool is_closed;
+    bool is_encrypted; /* its chunks are, as they are written */
 
     struct slab *slabs; /* newest first */
     uint8_t *at, *end;  /* in the newest slab */
@@ -120,9 +124,10 @@ static inline uint64_t block_bytes(const struct block *block)
 }
 
 /* Ends appending: checksums, and the slices but for the block's header. */
-void block_close(struct block *block);
+void block_close(struct block *block, bool is_encrypted);
 
-/* Fills in the header for the segment; `slices` is then what is to be written. */
+/* Fills in the header for the segment; `slices` is then what is to be written, or, of an encrypted
+ * one, what sealing_begin() takes. */
 void block_seal(struct block *block, uint64_t segment, uint64_t durable, uint64_t wall_ms);
 
 void block_check(const struct block *block);

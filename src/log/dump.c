@@ -23,7 +23,8 @@ struct dump {
     struct metadata_segment segment;
     char name[SEGMENT_NAME_SIZE];
     uint32_t at;
-    uint64_t size, footer;
+    uint64_t size, footer, salt;
+    struct cipher *cipher; /* NULL: there are no keys */
     struct scan scan;
     bool in_footer;
     int result;
@@ -65,6 +66,7 @@ static void end(struct dump *d)
 
     buffer_unref(d->metadata_bytes);
     buffer_unref(d->window);
+    cipher_free(d->cipher);
     free(d);
     options.done(options.context, result, result < 0 ? &failure : NULL);
 }
@@ -270,6 +272,28 @@ static void read_window(struct dump *d, uint64_t offset, uint64_t size,
     submit(d, done);
 }
 
+static const struct keyring no_keys;
+
+static const struct keyring *keys_of(const struct dump *d)
+{
+    return d->options.keys ? d->options.keys : &no_keys;
+}
+
+/* That they can be had was looked at before. */
+static void scan_with_keys(struct dump *d)
+{
+    struct segment_keys keys;
+    struct failure failure;
+
+    if (d->segment.master_key == 0 ||
+        segment_keys_unwrap(&keys, &d->segment, keys_of(d), &failure) < 0)
+        return;
+    if (d->in_footer)
+        segment_keys_footer(&keys, d->salt, keys.blocks);
+    scan_decrypt(&d->scan, d->cipher, keys.blocks);
+    cipher_wipe(&keys, sizeof keys);
+}
+
 static void scan_on(struct dump *d)
 {
     uint64_t offset;
@@ -284,6 +308,7 @@ static void scan_on(struct dump *d)
         d->in_footer = true;
         scan_init_footer(&d->scan, &visitor, d, d->segment.id, d->segment.epoch, d->footer,
                          d->size - TRAILER_SIZE);
+        scan_with_keys(d);
         scan_on(d);
         return;
     }
@@ -299,12 +324,15 @@ static void trailer_read(struct store_request *request)
     d->in_footer = false;
     if (request->result == 0 &&
         trailer_decode(slice_of(d->window->data, d->window->size), &trailer) == 0 &&
-        trailer.segment == d->segment.id && trailer.footer < d->size - TRAILER_SIZE)
+        trailer.segment == d->segment.id && trailer.footer < d->size - TRAILER_SIZE) {
         d->footer = trailer.footer;
-    else
+        d->salt = trailer.salt;
+    } else {
         line(d, "  no trailer");
+    }
     scan_init(&d->scan, &visitor, d, d->segment.id, d->segment.epoch, SEGMENT_HEADER_SIZE,
               d->footer ? d->footer : d->size);
+    scan_with_keys(d);
     scan_on(d);
 }
 
@@ -320,7 +348,8 @@ static void header_read(struct store_request *request)
              0)
         line(d, "  BROKEN header: %s", failure.text);
     else
-        line(d, "  header: segment %" PRIx64 ", epoch %" PRIu64, header.id, header.epoch);
+        line(d, "  header: segment %" PRIx64 ", epoch %" PRIu64 "%s", header.id, header.epoch,
+             header.is_encrypted ? ", encrypted" : "");
     if (d->size < SEGMENT_HEADER_SIZE + TRAILER_SIZE) {
         line(d, "  empty");
         close_segment(d);
@@ -360,11 +389,26 @@ static void next_segment(struct dump *d)
          d->segment.flags & SEGMENT_ENDED ? ", ended" : "",
          d->segment.flags & SEGMENT_SEALED ? ", sealed" : "",
          d->segment.flags & SEGMENT_QUARANTINED ? ", QUARANTINED" : "");
+    if (d->segment.master_key)
+        line(d, "  encrypted, its data key wrapped in master key %" PRIu32, d->segment.master_key);
     d->request = (struct store_request){.operation = STORE_OPEN, .name = d->name};
     submit(d, opened);
 }
 
 /* ---- the metadata ---- */
+
+static int look_for_key(struct dump *d, uint32_t index)
+{
+    struct metadata_segment segment;
+    struct segment_keys keys;
+
+    metadata_segment_decode(&d->metadata, index, &segment);
+    if (segment.master_key == 0)
+        return 0;
+    int result = segment_keys_unwrap(&keys, &segment, keys_of(d), &d->failure);
+    cipher_wipe(&keys, sizeof keys);
+    return result;
+}
 
 static void metadata_read(struct store_request *request)
 {
@@ -377,6 +421,8 @@ static void metadata_read(struct store_request *request)
         d->result = metadata_decode(slice_of(d->metadata_bytes->data, d->metadata_bytes->size),
                                     &d->metadata, &d->failure);
     }
+    for (uint32_t i = 0; d->result == 0 && i < d->metadata.segments_count; i++)
+        d->result = look_for_key(d, i);
     if (d->result < 0) {
         end(d);
         return;
@@ -384,9 +430,10 @@ static void metadata_read(struct store_request *request)
     line(d,
          "metadata: format %u, epoch %" PRIu64 ", replay from block %" PRIu64
          ", known durable %" PRIu64 ", %u segments, next id %" PRIx64 "%s%s",
-         FORMAT_VERSION, d->metadata.epoch, d->metadata.replay_block, d->metadata.durable_block,
-         d->metadata.segments_count, d->metadata.segment_next,
-         d->metadata.clean ? ", closed cleanly" : "", d->metadata.damaged ? ", DAMAGED" : "");
+         d->metadata.has_keys ? FORMAT_VERSION_KEYS : FORMAT_VERSION, d->metadata.epoch,
+         d->metadata.replay_block, d->metadata.durable_block, d->metadata.segments_count,
+         d->metadata.segment_next, d->metadata.clean ? ", closed cleanly" : "",
+         d->metadata.damaged ? ", DAMAGED" : "");
     next_segment(d);
 }
 
@@ -397,6 +444,8 @@ void log_dump(struct loop *loop, struct store *store, const struct log_dump_opti
     ASSERT(store->loop == loop);
     d->options = *options;
     d->store = store;
+    if (options->keys)
+        d->cipher = cipher_new(NULL);
     d->window = buffer_new(WINDOW_BYTES);
     ASSERT(d->window);
     d->request = (struct store_request){.operation = STORE_META_READ};

@@ -14,13 +14,46 @@ static const char metadata_magic[8] = {'S', 'L', 'U', 'I', 'C', 'E', 'L', 'G'};
 
 enum { METADATA_CLEAN = 1, METADATA_DAMAGED = 2 };
 
+static bool have_keys(const struct metadata_segment *segments, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (segments[i].master_key != 0)
+            return true;
+    return false;
+}
+
+static size_t entry_size(bool has_keys)
+{
+    return has_keys ? METADATA_KEYS_SIZE : METADATA_ENTRY_SIZE;
+}
+
+size_t metadata_size(const struct metadata_segment *segments, size_t count)
+{
+    return METADATA_HEAD_SIZE + count * entry_size(have_keys(segments, count));
+}
+
+static void entry_encode(const struct metadata_segment *segment, bool has_keys, uint8_t *entry)
+{
+    store_le64(entry, segment->id);
+    store_le64(entry + 8, segment->epoch);
+    store_le64(entry + 16, segment->first_block);
+    store_le64(entry + 24, segment->last_block);
+    store_le64(entry + 32, segment->end);
+    store_le32(entry + 40, segment->flags);
+    store_le32(entry + 44, segment->master_key);
+    if (has_keys)
+        memcpy(entry + 48, segment->wrapped_key, WRAPPED_KEY_SIZE);
+}
+
 void metadata_encode(const struct metadata *metadata, const struct metadata_segment *segments,
                      uint8_t *bytes, size_t size)
 {
-    ASSERT(size == metadata_size(metadata->segments_count));
+    bool has_keys = have_keys(segments, metadata->segments_count);
+
+    ASSERT(size == metadata_size(segments, metadata->segments_count));
     memset(bytes, 0, METADATA_HEAD_SIZE);
     memcpy(bytes, metadata_magic, 8);
-    store_le32(bytes + 8, FORMAT_VERSION);
+    store_le32(bytes + 8, has_keys ? FORMAT_VERSION_KEYS : FORMAT_VERSION);
     store_le64(bytes + 16, metadata->epoch);
     store_le64(bytes + 24, metadata->replay_block);
     store_le64(bytes + 32, metadata->durable_block);
@@ -28,16 +61,8 @@ void metadata_encode(const struct metadata *metadata, const struct metadata_segm
     store_le32(bytes + 48, metadata->segments_count);
     store_le32(bytes + 52, (metadata->clean ? METADATA_CLEAN : 0u) |
                                (metadata->damaged ? METADATA_DAMAGED : 0u));
-    for (uint32_t i = 0; i < metadata->segments_count; i++) {
-        uint8_t *entry = bytes + METADATA_HEAD_SIZE + (size_t)i * METADATA_ENTRY_SIZE;
-        store_le64(entry, segments[i].id);
-        store_le64(entry + 8, segments[i].epoch);
-        store_le64(entry + 16, segments[i].first_block);
-        store_le64(entry + 24, segments[i].last_block);
-        store_le64(entry + 32, segments[i].end);
-        store_le32(entry + 40, segments[i].flags);
-        store_le32(entry + 44, 0);
-    }
+    for (uint32_t i = 0; i < metadata->segments_count; i++)
+        entry_encode(&segments[i], has_keys, bytes + METADATA_HEAD_SIZE + i * entry_size(has_keys));
     store_le32(bytes + 12, checksum_of(slice_of(bytes + 16, size - 16)));
 }
 
@@ -46,11 +71,12 @@ int metadata_decode(struct slice bytes, struct metadata *metadata, struct failur
     if (bytes.size < METADATA_HEAD_SIZE || memcmp(bytes.data, metadata_magic, 8) != 0)
         return fail(failure, E_CORRUPT, "the metadata is not that of a log");
     uint32_t version = load_le32(bytes.data + 8);
-    if (version != FORMAT_VERSION)
+    if (version != FORMAT_VERSION && version != FORMAT_VERSION_KEYS)
         return fail(failure, E_VERSION, "the log has format version %u; this program knows %u",
-                    version, FORMAT_VERSION);
+                    version, FORMAT_VERSION_KEYS);
     if (load_le32(bytes.data + 12) != checksum_of(slice_of(bytes.data + 16, bytes.size - 16)))
         return fail(failure, E_CORRUPT, "the metadata does not match its checksum");
+    metadata->has_keys = version == FORMAT_VERSION_KEYS;
     metadata->epoch = load_le64(bytes.data + 16);
     metadata->replay_block = load_le64(bytes.data + 24);
     metadata->durable_block = load_le64(bytes.data + 32);
@@ -58,7 +84,8 @@ int metadata_decode(struct slice bytes, struct metadata *metadata, struct failur
     metadata->segments_count = load_le32(bytes.data + 48);
     metadata->clean = load_le32(bytes.data + 52) & METADATA_CLEAN;
     metadata->damaged = load_le32(bytes.data + 52) & METADATA_DAMAGED;
-    if (bytes.size != metadata_size(metadata->segments_count))
+    if (bytes.size !=
+        METADATA_HEAD_SIZE + metadata->segments_count * entry_size(metadata->has_keys))
         return fail(failure, E_CORRUPT, "the metadata is %zu bytes with %u segments", bytes.size,
                     metadata->segments_count);
     metadata->entries = slice_of(bytes.data + METADATA_HEAD_SIZE, bytes.size - METADATA_HEAD_SIZE);
@@ -69,18 +96,25 @@ void metadata_segment_decode(const struct metadata *metadata, size_t index,
                              struct metadata_segment *segment)
 {
     ASSERT(index < metadata->segments_count);
-    const uint8_t *entry = metadata->entries.data + index * METADATA_ENTRY_SIZE;
+    const uint8_t *entry = metadata->entries.data + index * entry_size(metadata->has_keys);
+    *segment = (struct metadata_segment){0};
     segment->id = load_le64(entry);
     segment->epoch = load_le64(entry + 8);
     segment->first_block = load_le64(entry + 16);
     segment->last_block = load_le64(entry + 24);
     segment->end = load_le64(entry + 32);
     segment->flags = load_le32(entry + 40);
+    if (!metadata->has_keys)
+        return;
+    segment->master_key = load_le32(entry + 44);
+    memcpy(segment->wrapped_key, entry + 48, WRAPPED_KEY_SIZE);
 }
 
 /* ---- segment ---- */
 
 static const char segment_magic[8] = {'S', 'L', 'U', 'I', 'C', 'E', 'S', 'G'};
+enum { SEGMENT_HEADER_ENCRYPTED = 1 };
+
 static const char trailer_magic[8] = {'S', 'L', 'U', 'I', 'C', 'E', 'T', 'R'};
 
 void segment_header_encode(const struct segment_header *header, uint8_t bytes[SEGMENT_HEADER_SIZE])
@@ -91,6 +125,7 @@ void segment_header_encode(const struct segment_header *header, uint8_t bytes[SE
     store_le64(bytes + 16, header->id);
     store_le64(bytes + 24, header->epoch);
     store_le64(bytes + 32, header->created_ms);
+    store_le32(bytes + 40, header->is_encrypted ? SEGMENT_HEADER_ENCRYPTED : 0);
     store_le32(bytes + 12, checksum_of(slice_of(bytes + 16, SEGMENT_HEADER_SIZE - 16)));
 }
 
@@ -109,6 +144,7 @@ int segment_header_decode(struct slice bytes, struct segment_header *header,
     header->id = load_le64(bytes.data + 16);
     header->epoch = load_le64(bytes.data + 24);
     header->created_ms = load_le64(bytes.data + 32);
+    header->is_encrypted = load_le32(bytes.data + 40) & SEGMENT_HEADER_ENCRYPTED;
     return 0;
 }
 
@@ -121,6 +157,7 @@ void trailer_encode(const struct trailer *trailer, uint8_t bytes[TRAILER_SIZE])
     store_le64(bytes + 32, trailer->footer);
     store_le64(bytes + 40, trailer->first_block);
     store_le64(bytes + 48, trailer->last_block);
+    store_le64(bytes + 56, trailer->salt);
     store_le32(bytes + 12, checksum_of(slice_of(bytes + 16, TRAILER_SIZE - 16)));
 }
 
@@ -134,6 +171,7 @@ int trailer_decode(struct slice bytes, struct trailer *trailer)
     trailer->footer = load_le64(bytes.data + 32);
     trailer->first_block = load_le64(bytes.data + 40);
     trailer->last_block = load_le64(bytes.data + 48);
+    trailer->salt = load_le64(bytes.data + 56);
     return trailer->first_block <= trailer->last_block ? 0 : E_CORRUPT;
 }
 
@@ -252,8 +290,22 @@ void chunk_header_encode(const struct chunk_header *header, uint32_t checksum,
     store_le32(bytes, checksum);
 }
 
-int chunk_decode(struct slice bytes, uint64_t epoch, uint64_t block, uint64_t number,
-                 struct chunk *chunk)
+static uint32_t checksum_of_chunk(uint64_t epoch, uint64_t block, uint64_t number,
+                                  const uint8_t *bytes, size_t size)
+{
+    return checksum_add(checksum_of_place(epoch, block, number), slice_of(bytes + 4, size - 4));
+}
+
+void chunk_checksum_set(uint64_t epoch, uint64_t block, uint64_t chunk, uint8_t *bytes, size_t size)
+{
+    ASSERT(size > CHUNK_HEADER_SIZE);
+    store_le32(bytes, checksum_of_chunk(epoch, block, chunk, bytes, size));
+}
+
+/* What no program of this version writes is corrupt, as is what should be the other of plain and
+ * encrypted: nobody can put plain bytes in the place of encrypted ones. */
+static int decode(struct slice bytes, uint64_t epoch, uint64_t block, uint64_t number,
+                  uint8_t sealed, struct chunk *chunk)
 {
     if (bytes.size < CHUNK_HEADER_SIZE)
         return E_MORE;
@@ -267,16 +319,26 @@ int chunk_decode(struct slice bytes, uint64_t epoch, uint64_t block, uint64_t nu
         return E_CORRUPT;
     if (bytes.size < CHUNK_HEADER_SIZE + header->payload_size)
         return E_MORE;
-    uint32_t checksum =
-        checksum_add(checksum_of_place(epoch, block, number),
-                     slice_of(bytes.data + 4, CHUNK_HEADER_SIZE - 4 + header->payload_size));
+    uint32_t checksum = checksum_of_chunk(epoch, block, number, bytes.data,
+                                          CHUNK_HEADER_SIZE + header->payload_size);
     if (checksum != load_le32(bytes.data))
         return E_CORRUPT;
-    /* what no program of this version writes */
-    if (header->flags & ~CHUNK_ATTACHMENT)
+    if ((header->flags & ~CHUNK_ATTACHMENT) != sealed)
         return E_CORRUPT;
     chunk->payload = slice_of(bytes.data + CHUNK_HEADER_SIZE, header->payload_size);
     return 0;
+}
+
+int chunk_decode(struct slice bytes, uint64_t epoch, uint64_t block, uint64_t number,
+                 struct chunk *chunk)
+{
+    return decode(bytes, epoch, block, number, 0, chunk);
+}
+
+int chunk_decode_sealed(struct slice bytes, uint64_t epoch, uint64_t block, uint64_t number,
+                        struct chunk *chunk)
+{
+    return decode(bytes, epoch, block, number, CHUNK_ENCRYPTED, chunk);
 }
 
 /* ---- records ---- */

@@ -10,7 +10,8 @@
 
 #include "base/bytes.h"
 
-#define FORMAT_VERSION 1u
+#define FORMAT_VERSION      1u
+#define FORMAT_VERSION_KEYS 2u /* of metadata that has keys: of a log with encrypted segments */
 
 #define SECTOR_SIZE         512u /* what tears as a whole; blocks begin at multiples of it */
 #define SEGMENT_HEADER_SIZE SECTOR_SIZE
@@ -64,12 +65,17 @@ enum segment_flag {
 
 #define METADATA_HEAD_SIZE  96u
 #define METADATA_ENTRY_SIZE 48u
+#define METADATA_KEYS_SIZE  88u /* of an entry with its key */
+#define WRAPPED_KEY_SIZE    40u
 
 struct metadata_segment {
     uint64_t id, epoch;
     uint64_t first_block, last_block; /* 0: not known yet */
     uint64_t end;                     /* file offset behind the last block; with SEGMENT_ENDED */
     uint32_t flags;
+    uint32_t
+        master_key; /* id of the one in which its data key is wrapped; 0: it is not encrypted */
+    uint8_t wrapped_key[WRAPPED_KEY_SIZE];
 };
 
 struct metadata {
@@ -78,27 +84,26 @@ struct metadata {
     uint64_t durable_block; /* known durable when this was written */
     uint64_t segment_next;  /* ids below were used */
     uint32_t segments_count;
+    bool has_keys; /* some segments are encrypted; set by the decoder */
     bool clean;
     bool damaged;         /* something that was durable could not be read, and nobody accepted it */
     struct slice entries; /* for metadata_segment_decode() */
 };
 
+/* Into as many bytes as metadata_size() says. */
 void metadata_encode(const struct metadata *metadata, const struct metadata_segment *segments,
                      uint8_t *bytes, size_t size);
+size_t metadata_size(const struct metadata_segment *segments, size_t count);
 int metadata_decode(struct slice bytes, struct metadata *metadata,
                     struct failure *failure) MUST_CHECK;
 void metadata_segment_decode(const struct metadata *metadata, size_t index,
                              struct metadata_segment *segment);
 
-static inline size_t metadata_size(size_t segments)
-{
-    return METADATA_HEAD_SIZE + segments * METADATA_ENTRY_SIZE;
-}
-
 /* ---- segment: header, blocks, footer block, trailer ---- */
 
 struct segment_header {
     uint64_t id, epoch, created_ms;
+    bool is_encrypted;
 };
 
 void segment_header_encode(const struct segment_header *header, uint8_t bytes[SEGMENT_HEADER_SIZE]);
@@ -109,6 +114,7 @@ struct trailer {
     uint64_t segment, epoch;
     uint64_t footer;                  /* file offset of the footer block */
     uint64_t first_block, last_block; /* 0, 0: there are none */
+    uint64_t salt;                    /* of the footer's key */
 };
 
 void trailer_encode(const struct trailer *trailer, uint8_t bytes[TRAILER_SIZE]);
@@ -159,6 +165,8 @@ uint64_t block_size(const struct block_header *header);
 
 /* ---- chunks ---- */
 
+#define CHUNK_TAG_OFFSET 16u /* in a chunk's header */
+
 enum chunk_flag {
     CHUNK_ENCRYPTED = 1,  /* the payload is AES-256-GCM, its tag is in the header */
     CHUNK_ATTACHMENT = 2, /* plain bytes of bodies instead of records */
@@ -183,9 +191,17 @@ uint32_t chunk_checksum_begin(uint64_t epoch, uint64_t block, uint64_t chunk,
 void chunk_header_encode(const struct chunk_header *header, uint32_t checksum,
                          uint8_t bytes[CHUNK_HEADER_SIZE]);
 
-/* `bytes` begins with the chunk and may go on behind it. E_MORE: it is cut off; E_CORRUPT. */
+/* The same of a chunk that is there as a whole, header and payload, but for its checksum. */
+void chunk_checksum_set(uint64_t epoch, uint64_t block, uint64_t chunk, uint8_t *bytes,
+                        size_t size);
+
+/* `bytes` begins with the chunk and may go on behind it. E_MORE: it is cut off; E_CORRUPT. One that
+ * is encrypted is corrupt here, and one that is not is to chunk_decode_sealed(), whose payload is
+ * still to be opened (sealing.h). */
 int chunk_decode(struct slice bytes, uint64_t epoch, uint64_t block, uint64_t number,
                  struct chunk *chunk) MUST_CHECK;
+int chunk_decode_sealed(struct slice bytes, uint64_t epoch, uint64_t block, uint64_t number,
+                        struct chunk *chunk) MUST_CHECK;
 
 /* ---- records ---- */
 

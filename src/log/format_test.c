@@ -30,7 +30,8 @@ static void positions_pack(void **state)
 static void metadata_has_its_bytes(void **state)
 {
     static const uint8_t expected[] = {'S', 'L', 'U', 'I', 'C', 'E', 'L', 'G', 1, 0, 0, 0};
-    struct metadata_segment segments[2] = {{1, 2, 3, 4, 5, 6}, {7, 8, 9, 10, 11, 12}};
+    struct metadata_segment segments[2] = {{1, 2, 3, 4, 5, 6, 0, {0}},
+                                           {7, 8, 9, 10, 11, 12, 0, {0}}};
     struct metadata metadata = {.epoch = 21,
                                 .replay_block = 22,
                                 .durable_block = 23,
@@ -67,8 +68,8 @@ static void metadata_has_its_bytes(void **state)
 
 static void headers_have_their_bytes(void **state)
 {
-    struct segment_header header = {1, 2, 3}, header_back;
-    struct trailer trailer = {1, 2, 3, 4, 5}, trailer_back;
+    struct segment_header header = {1, 2, 3, true}, header_back;
+    struct trailer trailer = {1, 2, 3, 4, 5, 6}, trailer_back;
     struct block_header block = {1, 2, 3, 2, 5, 6, 7, 0}, block_back;
     uint8_t bytes[SEGMENT_HEADER_SIZE];
     struct failure failure;
@@ -358,7 +359,7 @@ static void blocks_are_scanned(void **state)
             total += part;
         }
         block_check(block);
-        block_close(block);
+        block_close(block, false);
         block_seal(block, 1, number - 1, 1);
         for (size_t i = 0; i < block->slices_count; i++) {
             memcpy(bytes + size, block->slices[i].iov_base, block->slices[i].iov_len);

@@ -35,6 +35,7 @@ struct log *log_open(const struct log_options *options, const struct log_events 
     log->segment_bytes = options->segment_bytes_min;
     block_pool_init(&log->pool);
     list_init(&log->reads);
+    keys_init(log);
     writer_init(log);
     checkpoint_init(log);
     timer_init(&log->metadata.retry, log->loop, metadata_retry);
@@ -52,6 +53,7 @@ void log_start(struct log *log)
         timer_set(&log->sync_timer,
                   loop_now_ns(log->loop) + log->options.sync_interval_ms * NANOSECONDS_PER_MS);
     segment_create(log);
+    keys_rewrap(log);
     reclaim_defer(log);
 }
 
@@ -102,6 +104,7 @@ static void cancel_tasks(struct log *log)
     task_cancel(&log->room_task);
     task_cancel(&log->failed_task);
     task_cancel(&log->reclaim_task);
+    task_cancel(&log->rewrap_task);
     task_cancel(&log->checkpoint.begin_task);
     task_cancel(&log->checkpoint.end_task);
 }
@@ -181,6 +184,7 @@ void log_free(struct log *log)
     free(log->metadata.bytes);
     free(log->scratch);
     states_fini(log);
+    keys_fini(log);
     block_pool_fini(&log->pool);
     free(log);
 }
@@ -200,6 +204,7 @@ void log_statistics(const struct log *log, struct log_statistics *statistics)
         statistics->segment_bytes += log->segments[i]->end;
     statistics->live_messages = log->live;
     statistics->unsynced_bytes = log_unsynced(log);
+    keys_statistics(log, statistics);
 }
 
 void log_check(const struct log *log)

@@ -26,6 +26,7 @@
 #define SLUICE_LOG_LOG_H
 
 #include "base/logging.h"
+#include "log/keyring.h"
 #include "message/message.h"
 #include "store/store.h"
 
@@ -39,13 +40,16 @@ struct log_options {
     const struct logger *logger;
     struct account *account; /* messages that log_read() makes are charged here */
     enum log_sync sync;
-    uint32_t sync_interval_ms;   /* for LOG_SYNC_INTERVAL */
-    uint32_t segment_bytes_min;  /* 8 MiB; tests take less */
-    uint32_t segment_bytes_max;  /* 128 MiB */
-    uint32_t checkpoint_bytes;   /* of log between checkpoints: 256 MiB */
-    uint32_t unsynced_bytes_max; /* then log_has_room() is false: 32 MiB */
-    uint32_t lazy_commit_ms;     /* records nobody waits for are written after this: 20 */
-    uint64_t disk_reserve_bytes; /* kept free for settlements, checkpoints and reclaim */
+    uint32_t sync_interval_ms;            /* for LOG_SYNC_INTERVAL */
+    uint32_t segment_bytes_min;           /* 8 MiB; tests take less */
+    uint32_t segment_bytes_max;           /* 128 MiB */
+    uint32_t checkpoint_bytes;            /* of log between checkpoints: 256 MiB */
+    uint32_t unsynced_bytes_max;          /* then log_has_room() is false: 32 MiB */
+    uint32_t lazy_commit_ms;              /* records nobody waits for are written after this: 20 */
+    uint64_t disk_reserve_bytes;          /* kept free for settlements, checkpoints and reclaim */
+    const struct keyring *keys;           /* copied; NULL: there are none */
+    bool encrypts;                        /* new segments, under the first of these keys */
+    const struct cipher_witness *witness; /* tests: borrowed; NULL */
 };
 
 void log_options_default(struct log_options *options);
@@ -100,9 +104,9 @@ struct log_opened {
 };
 
 /* Recovers, then calls opened(context, result, summary) once: 0, E_VERSION (another format),
- * E_CORRUPT (nothing can be trusted: the metadata), E_IO, E_FULL. The functions of `recovery` are
- * called before that, in slices over several turns. Events start after. On an error log_free() is
- * all that is left to do. Nothing is written before all has been told. */
+ * E_CORRUPT (nothing can be trusted: the metadata), E_KEY, E_IO, E_FULL. The functions of
+ * `recovery` are called before that, in slices over several turns. Events start after. On an error
+ * log_free() is all that is left to do. Nothing is written before all has been told. */
 struct log *log_open(const struct log_options *options, const struct log_events *events,
                      const struct log_recovery *recovery, void *context,
                      void (*opened)(void *context, int result, const struct log_opened *summary,
@@ -110,6 +114,24 @@ struct log *log_open(const struct log_options *options, const struct log_events 
 
 /* The layer above has found damage in what it was told: as if recovery had. */
 void log_set_damaged(struct log *log);
+
+/* ---- encryption: docs/log-format.md ---- */
+
+/* Other master keys, from now on. Data keys that are wrapped in an older one than the first are
+ * wrapped in that one; when that is durable, log_statistics() says so. E_CLOSED; E_KEY, and nothing
+ * changes: a key is missing that segments are still wrapped in, or is another one under the same
+ * id. */
+int log_set_keys(struct log *log, const struct keyring *keys, struct failure *failure) MUST_CHECK;
+
+/* As far as is known to be durable. */
+bool log_key_is_needed(const struct log *log, uint32_t id);
+
+/* Whether all segments of a log that is not open can be read with these keys (NULL: none), and
+ * changes nothing. Then done(context, result, failure): 0, also where there is no log yet; E_KEY;
+ * E_IO, E_VERSION, E_CORRUPT (the metadata). The keys stay until then. */
+void log_check_keys(struct store *store, const struct keyring *keys,
+                    void (*done)(void *context, int result, const struct failure *failure),
+                    void *context);
 
 /* For an operator, of a log that is not open: what was found damaged is accepted as lost. Then
  * done(context, result, failure): 0; E_NOT_FOUND: no damage is known; E_IO, E_VERSION, E_CORRUPT
@@ -263,6 +285,15 @@ struct log_statistics {
     uint64_t checkpoints, segments_removed, reads, read_bytes, write_failures, quarantined;
     uint64_t corrupt_reads;
     uint64_t unsynced_bytes;
+    struct {
+        uint64_t segments, bytes; /* encrypted ones */
+        uint64_t behind; /* of those, wrapped in an older master key than the first, as far as is
+                            durable: until there are none, it is needed */
+        uint64_t plain_segments, plain_bytes; /* what of the log is there in the clear */
+        uint32_t master_key;                  /* id of the first; 0: there is none */
+        uint32_t needed[KEYRING_MAX];         /* ids of those that log_key_is_needed() */
+        unsigned needed_count;
+    } encryption;
 };
 
 void log_statistics(const struct log *log, struct log_statistics *statistics);

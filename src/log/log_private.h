@@ -9,6 +9,7 @@
  *   reader.c        records back from the store
  *   recovery.c      opening: what was durable   log.c   open, close, statistics
  *   accept.c        damage that an operator accepts
+ *   cipher, keyring, sealing   bytes encrypted; pure   keys.c   which keys, and their rotation
  *
  * Invariants (log_check() walks those of memory):
  *  1. Blocks in memory are consecutive: flight, closed (in order), open; the first is durable + 1.
@@ -20,6 +21,9 @@
  *     start in the durable metadata; it is not quarantined and nobody reads it. It leaves the
  *     metadata first.
  *  5. Nothing is ever written behind an error in the same file.
+ *  6. A segment is encrypted under keys that were made for it, by the process that writes its
+ *     blocks; each block is sealed for it once, in order, and no other process ever adds one. Its
+ *     footer has a key of its own each time that one is written.
  */
 #ifndef SLUICE_LOG_LOG_PRIVATE_H
 #define SLUICE_LOG_LOG_PRIVATE_H
@@ -30,6 +34,7 @@
 #include "log/block.h"
 #include "log/log.h"
 #include "log/scan.h"
+#include "log/sealing.h"
 
 #define BLOCK_LARGE_BYTES  (1u << 20) /* goes out without being asked for */
 #define BLOCK_CLOSE_BYTES  (4u << 20) /* takes nothing more, outside a group */
@@ -88,7 +93,17 @@ struct segment {
     size_t slices_count, slices_at;
     uint64_t write_offset;
     uint8_t *bytes; /* header, or trailer */
+
+    struct segment_keys keys; /* with info.master_key */
+    uint64_t salt;            /* of the key of its footer */
+    uint64_t sealed_block;    /* the last block that was encrypted for it */
+    struct sealing sealing;   /* of the footer that is being written */
 };
+
+static inline bool segment_is_encrypted(const struct segment *segment)
+{
+    return segment->info.master_key != 0;
+}
 
 /* One state of a queue on its way to replace the one before: at the end of the next checkpoint. */
 struct state_write {
@@ -120,6 +135,14 @@ enum log_phase { LOG_RECOVERING, LOG_RUNNING, LOG_CLOSING, LOG_FAILED, LOG_CLOSE
 
 struct fetch;
 struct recovery;
+
+/* The chunk that was decrypted last. */
+struct opened_chunk {
+    const struct segment *segment; /* NULL: there is none */
+    uint64_t offset;
+    struct chunk chunk;
+    uint8_t *bytes; /* CHUNK_PAYLOAD_MAX */
+};
 
 #define CACHE_ENTRIES 4
 
@@ -202,6 +225,14 @@ struct log {
     uint64_t promised;   /* bytes of the disk kept for changes to come */
     uint64_t reclaim_at; /* a segment may go when this block is durable; 0: none */
 
+    struct keyring keys;
+    struct cipher *cipher;  /* NULL: there are no keys */
+    struct sealing sealing; /* of flight */
+    struct opened_chunk decrypted;
+    struct task rewrap_task;
+    uint64_t rewrapped;         /* data keys, since the first master key became that, */
+    uint64_t rewrap_generation; /* and the metadata that has them so */
+
     struct list reads; /* struct read_job */
     struct cached_bytes cache[CACHE_ENTRIES];
     uint64_t cache_clock;
@@ -238,6 +269,19 @@ bool segment_name_parse(const char *name, uint64_t *id);
 uint64_t metadata_touch(struct log *log);
 void metadata_retry(struct timer *timer);
 bool metadata_has(const struct log *log, uint64_t generation);
+
+/* ---- keys.c ---- */
+
+void keys_init(struct log *log);
+void keys_fini(struct log *log);
+
+/* The keys of a segment that is made, or was found (E_KEY). */
+void keys_make(struct segment *segment);
+int keys_find(struct segment *segment, struct failure *failure) MUST_CHECK;
+
+/* Data keys that are wrapped in an older master key than the first are wrapped in that one. */
+void keys_rewrap(struct log *log);
+void keys_statistics(const struct log *log, struct log_statistics *statistics);
 
 /* ---- writer.c ---- */
 

@@ -12,8 +12,14 @@
  *
  * Some openings are refused, or end in a crash: the first must leave the disk as it was. What was
  * reported as corrupt must be told again at each later opening.
+ *
+ * Half of the seeds are encrypted, with master keys that rotate while the log is open. Nothing may
+ * be sealed under a key and nonce that other bytes were sealed under, in any life, nor by another
+ * process that goes on from a copy of the disk. Some openings come with wrong keys, and change
+ * nothing.
  */
 #include "log/log.h"
+#include "log/test_witness.h"
 
 #include "base/memory.h"
 #include "loop/simulated.h"
@@ -126,6 +132,10 @@ struct simulation {
     bool was_clean; /* the life before; after a power cut in an opening it may look so or not */
     bool was_cut;
     uint64_t changes; /* of the disk, before it */
+    bool has_keys, has_wrong_keys;
+    struct keyring keys, keys_of_opening;
+    struct test_witness witness;
+    uint64_t rotations;
     bool verbose;
 };
 
@@ -978,9 +988,78 @@ static void free_loop(struct simulation *s)
     loop_free(s->loop);
 }
 
+/* What a key is follows from its number. */
+static struct master_key key_of(uint32_t id)
+{
+    struct master_key key = {.id = id};
+
+    for (size_t i = 0; i < sizeof key.bytes; i += 8)
+        store_le64(key.bytes + i, mix(id * 8ull + i));
+    return key;
+}
+
+/* What somebody has who has lost the right ones. */
+static void take_wrong_keys(struct simulation *s)
+{
+    struct keyring *keys = &s->keys_of_opening;
+
+    s->has_wrong_keys = true;
+    s->options.encrypts = false;
+    if (any(s, 2)) {
+        keys->count = 0;
+        return;
+    }
+    keys->count = 1;
+    if (any(s, 2))
+        keys->keys[0] = key_of(1000000);
+    else
+        keys->keys[0].bytes[any(s, CIPHER_KEY_SIZE)] ^= 4;
+}
+
+static void choose_keys(struct simulation *s)
+{
+    s->has_wrong_keys = false;
+    if (!s->has_keys)
+        return;
+    s->keys_of_opening = s->keys;
+    s->options.encrypts = any(s, 8) > 0;
+    s->options.keys = &s->keys_of_opening;
+    s->options.witness = &s->witness.cipher;
+    if (any(s, 12) == 0)
+        take_wrong_keys(s);
+}
+
+/* The keys that are not needed any more are thrown away; or there is a new one. */
+static void rotate(struct simulation *s)
+{
+    struct log_statistics statistics;
+    struct failure failure;
+    struct keyring keys = s->keys;
+
+    if (!s->has_keys || s->has_wrong_keys)
+        return;
+    log_statistics(s->log, &statistics);
+    if (statistics.encryption.behind == 0 && any(s, 2)) {
+        keys.count = 1;
+    } else if (keys.count < 4) {
+        memmove(&keys.keys[1], &keys.keys[0], keys.count++ * sizeof keys.keys[0]);
+        keys.keys[0] = key_of(keys.keys[1].id + 1);
+        s->rotations++;
+    }
+    say(s, "keys: %u, %u of them; %llu segments were behind", keys.keys[0].id, keys.count,
+        (unsigned long long)statistics.encryption.behind);
+    CHECK(s, log_set_keys(s->log, &keys, &failure) == 0);
+    s->keys = keys;
+    keys.count = 1;
+    keys.keys[0].bytes[0] ^= 1;
+    CHECK(s, log_set_keys(s->log, &keys, &failure) == E_KEY);
+}
+
 static void begin_open(struct simulation *s)
 {
     struct failure failure;
+
+    choose_keys(s);
 
     s->loop = loop_new_simulated(any(s, UINT64_MAX));
     CHECK(s, store_simulated_open(s->loop, s->disk, &s->store, &failure) == 0);
@@ -1031,6 +1110,10 @@ static bool open_log(struct simulation *s)
         free_loop(s);
         if (s->opened == E_DENIED) {
             CHECK(s, s->refuses && simulated_disk_changes(s->disk) == s->changes);
+            continue;
+        }
+        if (s->opened == E_KEY) {
+            CHECK(s, s->has_wrong_keys && simulated_disk_changes(s->disk) == s->changes);
             continue;
         }
         if (s->opened == E_CORRUPT && may_be_corrupt(s))
@@ -1098,6 +1181,8 @@ static void act(struct simulation *s)
     case 13:
         if (any(s, 4) == 0)
             log_checkpoint(s->log);
+        else if (any(s, 4) == 0)
+            rotate(s);
         else if (any(s, 6) == 0)
             simulated_run_for(s->loop, any(s, 400) * NANOSECONDS_PER_MS);
         break;
@@ -1195,6 +1280,32 @@ static bool live(struct simulation *s)
     return true;
 }
 
+/* Another process goes on from a copy of the disk, and writes what it likes; this one does not know
+ * of it. */
+static void live_on_a_copy(const struct simulation *s)
+{
+    struct simulation *other = memory_new(sizeof *other);
+
+    *other = *s;
+    other->random = mix(s->random ^ 0xc0b1); /* what comes of a system is not alike twice */
+    list_init(&other->reads);
+    other->disk = simulated_disk_copy(s->disk, any(other, UINT64_MAX));
+    other->ops = memory_new(OPS_MAX * sizeof *other->ops);
+    memcpy(other->ops, s->ops, s->ops_count * sizeof *other->ops);
+    account_init(&other->account, NULL, 0);
+    other->options.account = &other->account;
+    other->logger.context = other;
+    other->witness.cipher.context = &((struct simulation *)(uintptr_t)s)->witness;
+    say(s, "a copy goes on");
+    if (live(other) && other->is_open)
+        crash(other);
+    say(s, "so much of the copy");
+    account_fini(&other->account);
+    simulated_disk_free(other->disk);
+    free(other->ops);
+    free(other);
+}
+
 static void run_seed(uint64_t seed, bool verbose, uint64_t *reads)
 {
     struct simulation *s = memory_new(sizeof *s);
@@ -1208,6 +1319,9 @@ static void run_seed(uint64_t seed, bool verbose, uint64_t *reads)
     s->id_next = 1;
     s->is_closed = true; /* as good as */
     list_init(&s->reads);
+    s->has_keys = mix(seed) >> 20 & 1;
+    s->keys = (struct keyring){.keys = {key_of(1)}, .count = 1};
+    test_witness_init(&s->witness);
     for (unsigned q = 0; q < QUEUES; q++)
         s->base.queues[q].next = 1;
     simulated_disk_faults(s->disk)->latency_max_ns = 1 + any(s, 3000000);
@@ -1225,10 +1339,16 @@ static void run_seed(uint64_t seed, bool verbose, uint64_t *reads)
     s->options.checkpoint_bytes = (uint32_t)(50000 + any(s, 2000000));
     /* what the settlements, states and the catalog of this test may need between two checkpoints */
     s->options.disk_reserve_bytes = 1u << 20;
-    for (s->life = 0; s->life < LIVES_MAX; s->life++)
+    for (s->life = 0; s->life < LIVES_MAX; s->life++) {
+        if (s->has_keys && s->life > 0 && any(s, 2))
+            live_on_a_copy(s);
         if (!live(s))
             break;
+        CHECK(s, !s->witness.has_reuse);
+    }
+    CHECK(s, !s->witness.has_reuse);
     *reads += s->reads_done;
+    test_witness_fini(&s->witness);
     account_fini(&s->account);
     simulated_disk_free(s->disk);
     free(s->ops);

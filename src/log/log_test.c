@@ -923,7 +923,7 @@ static void write_metadata(struct fixture *f, void *bytes, size_t size, uint64_t
 static void bad_metadata_is_refused(void **state)
 {
     struct fixture *f = *state;
-    uint8_t bytes[200] = "SLUICELG\2";
+    uint8_t bytes[200] = "SLUICELG\3";
 
     append(f, 1, 1, 10);
     close_log(f);
@@ -931,7 +931,7 @@ static void bad_metadata_is_refused(void **state)
         write_metadata(f, bytes, sizeof bytes, version);
     open_log(f);
     assert_int_equal(f->opened, E_VERSION);
-    assert_non_null(strstr(f->failure.text, "version 2"));
+    assert_non_null(strstr(f->failure.text, "version 3"));
     free_log(f);
     bytes[0] = 'X';
     for (uint64_t version = 1; version < 30; version++)

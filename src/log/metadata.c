@@ -68,7 +68,7 @@ static void write_now(struct log *log)
         if (is_listed(segment))
             entries[value.segments_count++] = segment->info;
     }
-    size_t size = metadata_size(value.segments_count);
+    size_t size = metadata_size(entries, value.segments_count);
     m->bytes = memory_new(size);
     metadata_encode(&value, entries, m->bytes, size);
     free(entries);

@@ -78,6 +78,8 @@ void cache_forget(struct log *log, const struct segment *segment)
             buffer_unref(log->cache[i].buffer);
             log->cache[i] = (struct cached_bytes){0};
         }
+    if (!segment || log->decrypted.segment == segment)
+        log->decrypted.segment = NULL;
 }
 
 static void fetch_end(struct fetch *fetch, int result)
@@ -244,10 +246,34 @@ static int corrupt(struct failure *failure, const struct segment *segment, uint6
                 (unsigned long long)position_block(position), position_chunk(position), what);
 }
 
-/* The chunk at that offset, checked once as long as its bytes stay. */
+/* Decrypted once as long as no other is: several readers may come to the same chunk. */
+static int decrypt_chunk(const struct segment *segment, struct slice bytes, uint64_t offset,
+                         uint64_t block, uint64_t number, struct chunk *chunk)
+{
+    struct log *log = segment->log;
+    struct opened_chunk *last = &log->decrypted;
+
+    if (last->segment != segment || last->offset != offset) {
+        if (!last->bytes)
+            last->bytes = memory_new(CHUNK_PAYLOAD_MAX);
+        last->segment = NULL;
+        int result = chunk_open(log->cipher, segment->keys.blocks, bytes, segment->info.id,
+                                segment->info.epoch, block, number, last->bytes, &last->chunk);
+        if (result < 0)
+            return result;
+        last->segment = segment;
+        last->offset = offset;
+    }
+    *chunk = last->chunk;
+    return 0;
+}
+
+/* The chunk at that offset, checked once as long as its bytes stay: until the next call. */
 static int fetch_chunk(struct fetch *fetch, struct slice bytes, uint64_t offset, uint64_t block,
                        uint64_t number, struct chunk *chunk)
 {
+    if (segment_is_encrypted(fetch->segment))
+        return decrypt_chunk(fetch->segment, bytes, offset, block, number, chunk);
     if (fetch->chunk_offset == offset) {
         *chunk = fetch->chunk;
         return 0;

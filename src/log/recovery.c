@@ -189,7 +189,7 @@ static int compare_ids(const void *a, const void *b)
     return x->info.id < y->info.id ? -1 : x->info.id > y->info.id;
 }
 
-static void load_segments(struct recovery *r)
+static int load_segments(struct recovery *r)
 {
     struct log *log = r->log;
     struct metadata_segment info;
@@ -199,6 +199,8 @@ static void load_segments(struct recovery *r)
         struct segment *segment = segment_new(log, &info);
         segment->phase = SEGMENT_DONE;
         segment->listed = 1;
+        if (segment_is_encrypted(segment) && keys_find(segment, &r->failure) < 0)
+            return E_KEY;
         if (info.flags & SEGMENT_ENDED && info.last_block > r->known_durable)
             r->known_durable = info.last_block;
     }
@@ -211,6 +213,7 @@ static void load_segments(struct recovery *r)
         r->known_durable = r->metadata.durable_block;
     log->synced = log->durable = r->known_durable;
     r->summary.clean = r->metadata.clean;
+    return 0;
 }
 
 static void listed(struct store_request *request)
@@ -224,7 +227,10 @@ static void listed(struct store_request *request)
     }
     r->names = request->names;
     r->names_count = request->count;
-    load_segments(r);
+    if (load_segments(r) < 0) {
+        recovery_end(r, E_KEY);
+        return;
+    }
     for (size_t i = 0; i < r->names_count && !r->metadata_bytes; i++)
         if (segment_name_parse(r->names[i], &id)) {
             fail(&r->failure, E_CORRUPT, "there is %s, but no metadata", r->names[i]);
@@ -388,6 +394,17 @@ static void window_read(struct store_request *request)
     scan_on(r);
 }
 
+static void scan_with_keys(struct recovery *r, const struct segment *segment, bool footer)
+{
+    uint8_t key[CIPHER_KEY_SIZE];
+
+    memcpy(key, segment->keys.blocks, sizeof key);
+    if (footer)
+        segment_keys_footer(&segment->keys, segment->salt, key);
+    scan_decrypt(&r->scan, r->log->cipher, key);
+    cipher_wipe(key, sizeof key);
+}
+
 void recovery_scan(struct recovery *r, const struct scan_visitor *visitor, uint64_t offset,
                    uint64_t scan_end, bool footer, void (*next)(struct recovery *r))
 {
@@ -395,6 +412,8 @@ void recovery_scan(struct recovery *r, const struct scan_visitor *visitor, uint6
 
     (footer ? scan_init_footer : scan_init)(&r->scan, visitor, r, segment->info.id,
                                             segment->info.epoch, offset, scan_end);
+    if (segment_is_encrypted(segment))
+        scan_with_keys(r, segment, footer);
     r->has_scan = true;
     r->next = next;
     scan_on(r);

@@ -204,6 +204,7 @@ static void trailer_read(struct store_request *request)
         return;
     }
     segment->footer = trailer.footer;
+    segment->salt = trailer.salt;
     r->footer_is_bad = r->footer_has_blocks = false;
     r->marks_before = r->marks_count;
     recovery_scan(r, &look_footer, trailer.footer, segment->file_size - TRAILER_SIZE, true,

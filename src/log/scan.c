@@ -26,10 +26,21 @@ void scan_init_footer(struct scan *scan, const struct scan_visitor *visitor, voi
     scan->header.flags = BLOCK_FOOTER;
 }
 
+void scan_decrypt(struct scan *scan, struct cipher *cipher, const uint8_t key[CIPHER_KEY_SIZE])
+{
+    ASSERT(!scan->cipher);
+    scan->cipher = cipher;
+    memcpy(scan->key, key, CIPHER_KEY_SIZE);
+    scan->opened = memory_new(CHUNK_PAYLOAD_MAX);
+}
+
 void scan_fini(struct scan *scan)
 {
     free(scan->partial);
-    scan->partial = NULL;
+    free(scan->opened);
+    scan->partial = scan->opened = NULL;
+    scan->cipher = NULL;
+    cipher_wipe(scan->key, sizeof scan->key);
 }
 
 bool scan_wants(const struct scan *scan, uint64_t *offset)
@@ -214,11 +225,21 @@ static size_t feed_search(struct scan *scan, struct slice bytes)
     return (size_t)(scan->offset - begin);
 }
 
+static int decode(struct scan *scan, struct slice bytes, struct chunk *chunk)
+{
+    const struct block_header *header = &scan->header;
+
+    if (!scan->cipher)
+        return chunk_decode(bytes, header->epoch, header->block, scan->chunk, chunk);
+    return chunk_open(scan->cipher, scan->key, bytes, header->segment, header->epoch, header->block,
+                      scan->chunk, scan->opened, chunk);
+}
+
 static bool chunk_is_sound(struct scan *scan, struct slice bytes, struct chunk *chunk)
 {
     uint64_t records = chunks_for(scan->header.record_bytes);
 
-    return chunk_decode(bytes, scan->header.epoch, scan->header.block, scan->chunk, chunk) == 0 &&
+    return decode(scan, bytes, chunk) == 0 &&
            chunk->header.payload_size == block_chunk_payload(&scan->header, scan->chunk) &&
            !(chunk->header.flags & CHUNK_ATTACHMENT) == (scan->chunk < records);
 }

@@ -1,6 +1,7 @@
 /*
  * Reads the blocks of one segment in order, from bytes that somebody else brings: recovery from the
- * store, fuzz targets from memory. Pure but for the memory of a record that spans chunks.
+ * store, fuzz targets from memory. Pure but for the memory of a record that spans chunks, and of a
+ * chunk that was encrypted.
  *
  * The owner asks scan_wants() where to read, reads at least SCAN_WINDOW_MIN bytes from there (fewer
  * only when the file ends), and gives them to scan_feed(), until there is nothing wanted any more.
@@ -11,7 +12,7 @@
 #ifndef SLUICE_LOG_SCAN_H
 #define SLUICE_LOG_SCAN_H
 
-#include "log/format.h"
+#include "log/sealing.h"
 
 #define SCAN_WINDOW_MIN (2u * CHUNK_SIZE_MAX)
 
@@ -44,6 +45,11 @@ struct scan {
     uint64_t chunk;
     uint64_t gap_offset;
 
+    /* of an encrypted segment */
+    struct cipher *cipher; /* NULL: it is not */
+    uint8_t key[CIPHER_KEY_SIZE];
+    uint8_t *opened; /* the chunk at hand */
+
     /* a record that goes on in the next chunk */
     uint8_t *partial;
     size_t partial_size, partial_total, partial_capacity; /* total 0: there is none */
@@ -57,6 +63,9 @@ void scan_init(struct scan *scan, const struct scan_visitor *visitor, void *cont
 /* For a footer: one block with the flag, at the offset. */
 void scan_init_footer(struct scan *scan, const struct scan_visitor *visitor, void *context,
                       uint64_t segment, uint64_t epoch, uint64_t offset, uint64_t end);
+
+/* What it reads is encrypted with this key. The cipher is borrowed. */
+void scan_decrypt(struct scan *scan, struct cipher *cipher, const uint8_t key[CIPHER_KEY_SIZE]);
 void scan_fini(struct scan *scan);
 
 bool scan_wants(const struct scan *scan, uint64_t *offset);

@@ -40,6 +40,8 @@ void segment_free(struct segment *segment)
     free(segment->offsets);
     free(segment->bytes);
     free(segment->slices);
+    sealing_fini(&segment->sealing);
+    cipher_wipe(&segment->keys, sizeof segment->keys);
     free(segment);
 }
 
@@ -155,7 +157,7 @@ void segment_finish_index(struct segment *segment)
 {
     index_offsets(segment);
     struct block *index = segment->index;
-    block_close(index);
+    block_close(index, segment_is_encrypted(segment));
     block_seal(index, segment->info.id, segment->log->synced, loop_wall_ms(segment->log->loop));
 }
 

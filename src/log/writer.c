@@ -89,18 +89,29 @@ void writer_fail(struct log *log, const struct failure *why)
 
 /* ---- a write of many slices, in as many requests as the store wants ---- */
 
-/* How many slices from `at` on fit one request; their bytes. */
-static int slices_window(const struct log *log, const struct iovec *slices, size_t count, size_t at,
-                         uint64_t *bytes)
+/* As many slices from `at` on as fit one request; their bytes. */
+static void slices_window(const struct log *log, struct iovec *slices, size_t count, size_t *at,
+                          struct store_request *request, uint64_t *bytes)
 {
     uint64_t max = store_capabilities(log->store)->write_max;
     int taken = 0;
 
     *bytes = 0;
-    while (at + (size_t)taken < count && taken < (int)STORE_SLICES_MAX &&
-           (taken == 0 || *bytes + slices[at + (size_t)taken].iov_len <= max))
-        *bytes += slices[at + (size_t)taken++].iov_len;
-    return taken;
+    while (*at + (size_t)taken < count && taken < (int)STORE_SLICES_MAX &&
+           (taken == 0 || *bytes + slices[*at + (size_t)taken].iov_len <= max))
+        *bytes += slices[*at + (size_t)taken++].iov_len;
+    request->slices = slices + *at;
+    request->slices_count = taken;
+    *at += (size_t)taken;
+}
+
+/* The same of what is encrypted on the way. */
+static void sealed_window(struct sealing *sealing, struct store_request *request, uint64_t *bytes)
+{
+    sealing_next(sealing);
+    request->slices = &sealing->window;
+    request->slices_count = 1;
+    *bytes = sealing->size;
 }
 
 /* ---- segments: made ahead ---- */
@@ -156,7 +167,12 @@ static void created(struct store_request *request)
 {
     struct segment *segment = CONTAINER_OF(request, struct segment, request);
     struct log *log = segment->log;
-    struct segment_header header = {segment->info.id, segment->info.epoch, loop_wall_ms(log->loop)};
+    struct segment_header header = {
+        .id = segment->info.id,
+        .epoch = segment->info.epoch,
+        .created_ms = loop_wall_ms(log->loop),
+        .is_encrypted = segment_is_encrypted(segment),
+    };
 
     store_did(log);
     if (request->result < 0) {
@@ -184,6 +200,8 @@ void segment_create(struct log *log)
     struct metadata_segment info = {.id = log->segment_next++, .epoch = log->epoch};
     struct segment *segment = segment_new(log, &info);
     log->is_creating = true;
+    if (log->options.encrypts)
+        keys_make(segment);
     segment->target_bytes = log->segment_bytes;
     segment->request = (struct store_request){.operation = STORE_CREATE,
                                               .name = segment->name,
@@ -215,6 +233,7 @@ static void close_ended(struct segment *segment, const struct store_request *req
     segment->bytes = NULL;
     free(segment->slices);
     segment->slices = NULL;
+    sealing_fini(&segment->sealing);
     if (segment->index)
         block_free(segment->index);
     segment->index = NULL;
@@ -244,6 +263,13 @@ static void seal_done(struct store_request *request)
 
 static void footer_next(struct segment *segment);
 
+static bool footer_is_sent(const struct segment *segment)
+{
+    if (segment_is_encrypted(segment))
+        return sealing_is_over(&segment->sealing);
+    return segment->slices_at == segment->slices_count;
+}
+
 static void footer_written(struct store_request *request)
 {
     struct segment *segment = CONTAINER_OF(request, struct segment, request);
@@ -254,7 +280,7 @@ static void footer_written(struct store_request *request)
         close_ended(segment, request, SEGMENT_ENDED);
         return;
     }
-    if (segment->slices_at < segment->slices_count) {
+    if (!footer_is_sent(segment)) {
         footer_next(segment);
         return;
     }
@@ -266,18 +292,31 @@ static void footer_written(struct store_request *request)
 static void footer_next(struct segment *segment)
 {
     uint64_t bytes;
-    int count = slices_window(segment->log, segment->slices, segment->slices_count,
-                              segment->slices_at, &bytes);
 
     segment->request = (struct store_request){.operation = STORE_WRITE,
                                               .file = segment->file,
                                               .offset = segment->write_offset,
-                                              .slices = segment->slices + segment->slices_at,
-                                              .slices_count = count,
                                               .done = footer_written};
-    segment->slices_at += (size_t)count;
+    if (segment_is_encrypted(segment))
+        sealed_window(&segment->sealing, &segment->request, &bytes);
+    else
+        slices_window(segment->log, segment->slices, segment->slices_count, &segment->slices_at,
+                      &segment->request, &bytes);
     segment->write_offset += bytes;
     store_do(segment->log, &segment->request);
+}
+
+/* Under a key that no other footer has: not one that a crash has cut off, nor one that another
+ * process writes which goes on from a copy. */
+static void footer_seal(struct segment *segment, uint64_t salt)
+{
+    uint8_t key[CIPHER_KEY_SIZE];
+
+    segment->salt = salt;
+    segment_keys_footer(&segment->keys, salt, key);
+    sealing_begin(&segment->sealing, segment->log->cipher, key, &segment->index->header,
+                  segment->slices, segment->slices_count);
+    cipher_wipe(key, sizeof key);
 }
 
 void segment_close(struct segment *segment, uint64_t offset)
@@ -292,8 +331,10 @@ void segment_close(struct segment *segment, uint64_t offset)
     if (log->options.sync == LOG_SYNC_ALWAYS || log->phase == LOG_RECOVERING)
         segment->info.flags |= SEGMENT_ENDED; /* all its blocks are durable */
     struct block *index = segment->index;
-    struct trailer trailer = {segment->info.id, segment->info.epoch, offset,
-                              segment->info.first_block, segment->info.last_block};
+    struct trailer trailer = {segment->info.id,          segment->info.epoch,      offset,
+                              segment->info.first_block, segment->info.last_block, 0};
+    if (segment_is_encrypted(segment))
+        trailer.salt = loop_random(log->loop);
     segment->bytes = memory_new(TRAILER_SIZE);
     trailer_encode(&trailer, segment->bytes);
     segment->slices = memory_new((index->slices_count + 1) * sizeof *segment->slices);
@@ -302,6 +343,8 @@ void segment_close(struct segment *segment, uint64_t offset)
     segment->slices_count = index->slices_count + 1;
     segment->slices_at = 0;
     segment->write_offset = offset;
+    if (segment_is_encrypted(segment))
+        footer_seal(segment, trailer.salt);
     footer_next(segment);
 }
 
@@ -358,7 +401,7 @@ void writer_close_open(struct log *log)
 
     ASSERT(!log->in_group);
     append_flush_settled(log);
-    block_close(block);
+    block_close(block, log->options.encrypts);
     list_append(&log->closed, &block->link);
     log->bytes_in_memory += block_bytes(block);
     log->open = block_new(&log->pool, log->epoch, block->header.block + 1, 0);
@@ -368,25 +411,44 @@ void writer_close_open(struct log *log)
 
 static void flight_done(struct store_request *request);
 
+static bool flight_is_sent(const struct log *log)
+{
+    if (log->flight->is_encrypted)
+        return sealing_is_over(&log->sealing);
+    return log->write_slices_at == log->flight->slices_count;
+}
+
 static void flight_next(struct log *log)
 {
     struct block *block = log->flight;
     uint64_t bytes;
-    int count =
-        slices_window(log, block->slices, block->slices_count, log->write_slices_at, &bytes);
-    bool last = log->write_slices_at + (size_t)count == block->slices_count;
-    bool sync = last && log->options.sync == LOG_SYNC_ALWAYS &&
-                !store_capabilities(log->store)->write_is_durable;
 
-    log->write = (struct store_request){.operation = sync ? STORE_WRITE_SYNC : STORE_WRITE,
+    log->write = (struct store_request){.operation = STORE_WRITE,
                                         .file = log->active->file,
                                         .offset = log->write_offset,
-                                        .slices = block->slices + log->write_slices_at,
-                                        .slices_count = count,
                                         .done = flight_done};
-    log->write_slices_at += (size_t)count;
+    if (block->is_encrypted)
+        sealed_window(&log->sealing, &log->write, &bytes);
+    else
+        slices_window(log, block->slices, block->slices_count, &log->write_slices_at, &log->write,
+                      &bytes);
+    if (flight_is_sent(log) && log->options.sync == LOG_SYNC_ALWAYS &&
+        !store_capabilities(log->store)->write_is_durable)
+        log->write.operation = STORE_WRITE_SYNC;
     log->write_offset += bytes;
     store_do(log, &log->write);
+}
+
+/* Once for each block and segment: after an error it goes to another segment, with other keys. */
+static void flight_seal(struct log *log, struct segment *segment)
+{
+    const struct block *block = log->flight;
+
+    ASSERT(segment_is_encrypted(segment) && segment->info.epoch == log->epoch);
+    ASSERT(segment->sealed_block < block->header.block);
+    segment->sealed_block = block->header.block;
+    sealing_begin(&log->sealing, log->cipher, segment->keys.blocks, &block->header, block->slices,
+                  block->slices_count);
 }
 
 static void submit(struct log *log, struct segment *segment, struct block *block)
@@ -400,6 +462,8 @@ static void submit(struct log *log, struct segment *segment, struct block *block
     log->write_offset = segment->end;
     log->write_began_ns = loop_precise_ns(log->loop);
     timer_stop(&log->mark);
+    if (block->is_encrypted)
+        flight_seal(log, segment);
     flight_next(log);
 }
 
@@ -540,7 +604,7 @@ static void flight_done(struct store_request *request)
         log_step_close(log);
         return;
     }
-    if (request->result == 0 && log->write_slices_at < block->slices_count) {
+    if (request->result == 0 && !flight_is_sent(log)) {
         flight_next(log);
         return;
     }

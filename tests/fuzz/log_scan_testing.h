@@ -75,8 +75,11 @@ static inline void found_block_end(void *context, const struct block_header *hea
 static const struct scan_visitor found_visitor = {found_block, found_record, found_bad, found_gap,
                                                   found_block_end};
 
-/* All of the bytes at once, or in windows. */
-static inline uint64_t scan_all(struct slice bytes, uint64_t begin, size_t window, bool footer)
+static const uint8_t testing_key[CIPHER_KEY_SIZE] = {1, 2, 3};
+
+/* All of the bytes at once, or in windows; with a cipher as those of an encrypted segment. */
+static inline uint64_t scan_all_with(struct cipher *cipher, struct slice bytes, uint64_t begin,
+                                     size_t window, bool footer)
 {
     struct found found = {.hash = 0xcbf29ce484222325ull};
     struct scan scan;
@@ -87,6 +90,8 @@ static inline uint64_t scan_all(struct slice bytes, uint64_t begin, size_t windo
         scan_init_footer(&scan, &found_visitor, &found, 1, 1, begin, bytes.size);
     else
         scan_init(&scan, &found_visitor, &found, 1, 1, begin, bytes.size);
+    if (cipher)
+        scan_decrypt(&scan, cipher, testing_key);
     while (scan_wants(&scan, &offset)) {
         size_t left = offset < bytes.size ? bytes.size - (size_t)offset : 0;
         struct slice piece =
@@ -97,6 +102,11 @@ static inline uint64_t scan_all(struct slice bytes, uint64_t begin, size_t windo
     scan_fini(&scan);
     ASSERT(!found.in_block);
     return found.hash;
+}
+
+static inline uint64_t scan_all(struct slice bytes, uint64_t begin, size_t window, bool footer)
+{
+    return scan_all_with(NULL, bytes, begin, window, footer);
 }
 
 static inline void mend_chunks(uint8_t *bytes, size_t size, const struct block_header *header)
@@ -117,6 +127,47 @@ static inline void mend_chunks(uint8_t *bytes, size_t size, const struct block_h
         checksum = checksum_add(checksum, slice_of(chunk + CHUNK_HEADER_SIZE, payload));
         chunk_header_encode(&mended, checksum, chunk);
     }
+}
+
+#define SEALED_CHUNKS_MAX 64u
+
+/* What is a sound block becomes an encrypted one with the same in it. False: it is none, or is cut
+ * off; then it stays. */
+static inline bool seal_block(struct cipher *cipher, uint8_t *bytes, size_t size)
+{
+    uint8_t heads[SEALED_CHUNKS_MAX][CHUNK_HEADER_SIZE];
+    struct iovec slices[1 + 2 * SEALED_CHUNKS_MAX] = {{bytes, BLOCK_HEADER_SIZE}};
+    struct sealing sealing = {0};
+    struct block_header header;
+    size_t count = 1, at = 0;
+
+    if (block_header_decode(slice_of(bytes, size), &header) < 0 ||
+        block_chunks(&header) > SEALED_CHUNKS_MAX)
+        return false;
+    for (uint64_t i = 0; i < block_chunks(&header); i++) {
+        uint64_t offset = block_chunk_offset(&header, i);
+        struct slice left = slice_of(bytes + offset, offset < size ? size - (size_t)offset : 0);
+        struct chunk chunk;
+        if (left.size == 0 || chunk_decode(left, header.epoch, header.block, i, &chunk) < 0 ||
+            chunk.payload.size != block_chunk_payload(&header, i))
+            return false;
+        chunk.header.flags |= CHUNK_ENCRYPTED;
+        chunk_header_encode(&chunk.header, 0, heads[i]);
+        slices[count++] = (struct iovec){heads[i], CHUNK_HEADER_SIZE};
+        slices[count++] = (struct iovec){(void *)(uintptr_t)chunk.payload.data, chunk.payload.size};
+    }
+    uint8_t *sealed = malloc(size);
+    ASSERT(sealed);
+    sealing_begin(&sealing, cipher, testing_key, &header, slices, count);
+    while (!sealing_is_over(&sealing)) {
+        sealing_next(&sealing);
+        memcpy(sealed + at, sealing.bytes, sealing.size);
+        at += sealing.size;
+    }
+    sealing_fini(&sealing);
+    memcpy(bytes, sealed, at);
+    free(sealed);
+    return true;
 }
 
 /* Where something like a block begins, its header and chunks are made to fit. */

@@ -1,23 +1,39 @@
 /* The readers of a segment (header, blocks, gaps, trailer) and of the metadata. */
 #include "log_scan_testing.h"
 
-static void read_metadata(uint8_t *bytes, size_t size)
+static void read_metadata_of(uint8_t version, uint8_t *bytes, size_t size)
 {
     struct metadata metadata;
     struct metadata_segment segment;
+    struct segment_keys keys;
+    struct failure failure;
+    static const struct keyring keyring = {.keys = {{.id = 1}}, .count = 1};
+
+    memcpy(bytes, "SLUICELG\1\0\0\0", 12);
+    bytes[8] = version;
+    store_le32(bytes + 12, checksum_of(slice_of(bytes + 16, size - 16)));
+    if (metadata_decode(slice_of(bytes, size), &metadata, &failure) < 0)
+        return;
+    ASSERT(metadata.has_keys == (version == FORMAT_VERSION_KEYS));
+    for (uint32_t i = 0; i < metadata.segments_count; i++) {
+        metadata_segment_decode(&metadata, i, &segment);
+        ASSERT(metadata.has_keys || segment.master_key == 0);
+        if (i < 4 && segment_keys_unwrap(&keys, &segment, &keyring, &failure) < 0)
+            ASSERT(failure.code == E_KEY);
+    }
+}
+
+static void read_metadata(uint8_t *bytes, size_t size)
+{
+    struct metadata metadata;
     struct failure failure;
 
     if (metadata_decode(slice_of(bytes, size), &metadata, &failure) < 0)
         ASSERT(failure.code == E_CORRUPT || failure.code == E_VERSION);
     if (size < METADATA_HEAD_SIZE)
         return;
-    memcpy(bytes, "SLUICELG\1\0\0\0", 12);
-    store_le32(bytes + 12, checksum_of(slice_of(bytes + 16, size - 16)));
-    if (metadata_decode(slice_of(bytes, size), &metadata, &failure) < 0)
-        return;
-    for (uint32_t i = 0; i < metadata.segments_count; i++)
-        metadata_segment_decode(&metadata, i, &segment);
-    ASSERT(metadata_size(metadata.segments_count) == size);
+    read_metadata_of(FORMAT_VERSION, bytes, size);
+    read_metadata_of(FORMAT_VERSION_KEYS, bytes, size);
 }
 
 static void read_ends(const uint8_t *bytes, size_t size)

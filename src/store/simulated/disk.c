@@ -395,6 +395,52 @@ void simulated_disk_free(struct simulated_disk *disk)
     free(disk);
 }
 
+static void meta_copy(struct disk_meta *copy, const struct disk_meta *meta)
+{
+    struct iovec slice = {meta->bytes, meta->size};
+
+    if (meta->bytes)
+        disk_meta_set(copy, &slice, 1, meta->version);
+}
+
+struct simulated_disk *simulated_disk_copy(const struct simulated_disk *disk, uint64_t seed)
+{
+    struct simulated_disk *copy = simulated_disk_new(seed);
+
+    ASSERT(!disk->store);
+    copy->faults = disk->faults;
+    copy->flips = disk->flips;
+    meta_copy(&copy->meta, &disk->meta);
+    meta_copy(&copy->meta_perhaps, &disk->meta_perhaps);
+    LIST_EACH (&disk->files, link) {
+        const struct disk_file *file = CONTAINER_OF(link, struct disk_file, link);
+        struct disk_file *again = memory_new(sizeof *again);
+        *again = *file;
+        list_init(&again->link);
+        again->image = memory_new(file->capacity + 1);
+        again->sectors = memory_new((sectors_of(file->capacity) + 1) * sizeof file->sectors[0]);
+        if (file->capacity) {
+            memcpy(again->image, file->image, file->size);
+            memcpy(again->sectors, file->sectors,
+                   sectors_of(file->capacity) * sizeof file->sectors[0]);
+        }
+        list_append(&copy->files, &again->link);
+    }
+    return copy;
+}
+
+bool simulated_disk_has(const struct simulated_disk *disk, struct slice bytes)
+{
+    if (disk->meta.bytes && memmem(disk->meta.bytes, disk->meta.size, bytes.data, bytes.size))
+        return true;
+    LIST_EACH (&disk->files, link) {
+        const struct disk_file *file = CONTAINER_OF(link, struct disk_file, link);
+        if (file->image && memmem(file->image, file->size, bytes.data, bytes.size))
+            return true;
+    }
+    return false;
+}
+
 struct simulated_faults *simulated_disk_faults(struct simulated_disk *disk)
 {
     return &disk->faults;

@@ -42,6 +42,12 @@ uint64_t simulated_disk_flips(const struct simulated_disk *disk);
 /* How often something was made, written, cut, sealed or removed: the same number, the same disk. */
 uint64_t simulated_disk_changes(const struct simulated_disk *disk);
 
+/* Another disk with the same on it: a backup that is put back. No store is open on either. */
+struct simulated_disk *simulated_disk_copy(const struct simulated_disk *disk, uint64_t seed);
+
+/* Whether these bytes are anywhere on it, in one piece: also where files end no longer. */
+bool simulated_disk_has(const struct simulated_disk *disk, struct slice bytes);
+
 /* E_HELD when a store is open on it. */
 int store_simulated_open(struct loop *loop, struct simulated_disk *disk, struct store **store,
                          struct failure *failure) MUST_CHECK;
