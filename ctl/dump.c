@@ -6,6 +6,8 @@
 #include "store/local/local.h"
 #include "store/local/shards.h"
 
+#include "config/key_source.h"
+
 #include <limits.h>
 #include <string.h>
 #include <unistd.h>
@@ -13,6 +15,7 @@
 struct dump {
     struct loop *loop;
     FILE *out;
+    struct keyring keys;
     int result;
     struct failure *failure;
 };
@@ -99,16 +102,39 @@ static int with_shards(const char *directory, struct dump *dump, begin_function 
 static void begin_dump(struct dump *dump, struct store *store)
 {
     struct log_dump_options options = {
-        .records = true, .line = print_line, .done = dump_done, .context = dump};
+        .records = true,
+        .keys = dump->keys.count > 0 ? &dump->keys : NULL,
+        .line = print_line,
+        .done = dump_done,
+        .context = dump,
+    };
 
     log_dump(dump->loop, store, &options);
 }
 
-int dump_print(const char *data_dir, FILE *out, struct failure *failure)
+static int read_keys(const char *key_file, struct keyring *keys, struct failure *failure)
+{
+    struct key_source source = {KEY_SOURCE_FILE, key_file};
+    struct failure cause;
+    char text[KEYRING_TEXT_MAX];
+    size_t size = 0;
+
+    int result = key_source_read(&source, text, sizeof text, &size, failure);
+    if (result == 0 && (result = keyring_parse(keys, slice_of(text, size), &cause)) < 0)
+        fail(failure, result, "%s: %s", key_file, cause.text);
+    cipher_wipe(text, sizeof text);
+    return result;
+}
+
+int dump_print(const char *data_dir, const char *key_file, FILE *out, struct failure *failure)
 {
     struct dump dump = {.out = out, .failure = failure};
+    int result = key_file ? read_keys(key_file, &dump.keys, failure) : 0;
 
-    return with_shards(data_dir, &dump, begin_dump, 0);
+    if (result == 0)
+        result = with_shards(data_dir, &dump, begin_dump, 0);
+    keyring_wipe(&dump.keys);
+    return result;
 }
 
 static void begin_accept(struct dump *dump, struct store *store)

@@ -10,9 +10,10 @@
 
 #include <stdio.h>
 
-/* E_NOT_FOUND: no data directory; E_HELD: a broker runs on it; what log_dump() and
- * store_local_open() say. */
-int dump_print(const char *data_dir, FILE *out, struct failure *failure) MUST_CHECK;
+/* With the master keys of that file, NULL: there are none. E_NOT_FOUND: no data directory; E_HELD:
+ * a broker runs on it; what log_dump(), store_local_open() and key_source_read() say. */
+int dump_print(const char *data_dir, const char *key_file, FILE *out,
+               struct failure *failure) MUST_CHECK;
 
 /* The same, and what log_accept_damage() says. */
 int dump_accept_damage(const char *data_dir, struct failure *failure) MUST_CHECK;

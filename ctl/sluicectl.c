@@ -2,6 +2,7 @@
  * sluicectl: looks at a broker and at its data, and tells it what to do.
  */
 #include "ctl/dump.h"
+#include "ctl/encryption.h"
 #include "ctl/messages.h"
 #include "ctl/policies.h"
 #include "ctl/queues.h"
@@ -20,7 +21,8 @@ struct arguments {
     struct api_options api;
     unsigned port_offset;
     bool has_port, has_user, reads_password;
-    const char *vhost; /* NULL: not said */
+    const char *vhost;    /* NULL: not said */
+    const char *key_file; /* NULL: there are no keys */
     bool as_json;
     struct messages_wanted wanted;
     const char *exchange, *ackmode;
@@ -60,8 +62,9 @@ static const char *directory_of(const struct arguments *arguments)
 static int run_log_dump(const struct arguments *arguments)
 {
     struct failure failure = {0};
-    return dump_print(directory_of(arguments), stdout, &failure) == 0 ? EXIT_SUCCESS
-                                                                      : fail_with(&failure);
+    return dump_print(directory_of(arguments), arguments->key_file, stdout, &failure) == 0
+               ? EXIT_SUCCESS
+               : fail_with(&failure);
 }
 
 static int run_accept_damage(const struct arguments *arguments)
@@ -253,6 +256,17 @@ static int run_policy_clear(const struct arguments *arguments)
     return run_over_api(arguments, clear_policy);
 }
 
+static int show_encryption(struct api *api, const struct arguments *arguments,
+                           struct failure *failure)
+{
+    return encryption_print(api, arguments->as_json, stdout, failure);
+}
+
+static int run_encryption(const struct arguments *arguments)
+{
+    return run_over_api(arguments, show_encryption);
+}
+
 static int run_version(const struct arguments *arguments)
 {
     (void)arguments;
@@ -273,6 +287,7 @@ static const struct command commands[] = {
     {"list policies", 0, 0, run_list_policies},
     {"policy set", 3, 3, run_policy_set},
     {"policy clear", 1, 1, run_policy_clear},
+    {"encryption", 0, 0, run_encryption},
     {"version", 0, 0, run_version},
 };
 
@@ -299,6 +314,8 @@ static void print_help(void)
          "                      consumers have\n"
          "  queue get NAME      takes messages and puts them back, or not: see --ackmode\n"
          "  publish KEY PAYLOAD publishes a persistent message\n"
+         "  encryption          which master keys of encryption at rest are needed, and what is\n"
+         "                      encrypted under them\n"
          "  rebalance           begins to move queues until all shards have as many\n"
          "  list policies       settings for queues and exchanges by their names\n"
          "  policy set NAME PATTERN DEFINITION\n"
@@ -308,6 +325,7 @@ static void print_help(void)
          "\n"
          "Options:\n"
          "  --data-dir DIR      the broker's data directory (default: ./data)\n"
+         "  --key-file FILE     the master keys of an encrypted data directory, for log-dump\n"
          "  --host HOST         where the management API is served (default: 127.0.0.1)\n"
          "  --port PORT         on which port (default: 15672)\n"
          "  --port-offset N     N is added to the default port, as the broker's was\n"
@@ -379,6 +397,7 @@ static int run(struct arguments *arguments, char **words, int count)
 
 enum {
     OPTION_DATA = 1,
+    OPTION_KEYS,
     OPTION_HOST,
     OPTION_PORT,
     OPTION_OFFSET,
@@ -404,6 +423,7 @@ enum {
 
 static const struct option options[] = {
     {"data-dir", required_argument, NULL, OPTION_DATA},
+    {"key-file", required_argument, NULL, OPTION_KEYS},
     {"host", required_argument, NULL, OPTION_HOST},
     {"port", required_argument, NULL, OPTION_PORT},
     {"port-offset", required_argument, NULL, OPTION_OFFSET},
@@ -480,6 +500,9 @@ static int take_option(struct arguments *arguments, int option)
     switch (option) {
     case OPTION_DATA:
         arguments->data_dir = optarg;
+        return -1;
+    case OPTION_KEYS:
+        arguments->key_file = optarg;
         return -1;
     case OPTION_HOST:
         arguments->api.host = optarg;

@@ -8,6 +8,7 @@
 #include "loop/real.h"
 #include "loop/real_watchdog.h"
 #include "net/server.h"
+#include "process_keys.h"
 #include "protocols/amqp091/session.h"
 #include "protocols/http/management.h"
 #include "protocols/http/metrics.h"
@@ -61,11 +62,24 @@ struct member {
 
     struct post begin; /* to the member: open your servers */
     struct post end;   /* to the member: stop */
+    struct post rekey; /* to the member: there are new keys */
 
     /* To the first: the worker has started; the servers are open. */
-    struct post has_started, has_opened;
+    struct post has_started, has_opened, has_rekeyed;
     struct worker_started started;
-    int opened;
+    int opened, rekeyed;
+    struct failure failure; /* of that */
+};
+
+/* Keys that are read again: by a helper, since that may take its time; then each member takes them.
+ */
+struct rekeying {
+    struct job job;
+    struct process *process;
+    int result;
+    struct failure failure;
+    bool is_under_way, is_wanted_again;
+    unsigned awaited;
 };
 
 struct process {
@@ -78,6 +92,8 @@ struct process {
     struct listening listening[LISTENERS_MAX];
     unsigned listening_count;
     struct watchdog *watchdog;
+    struct keyring keys; /* while it starts, and while they are read again */
+    struct rekeying rekeying;
     _Atomic uint32_t connections;
     _Atomic bool start_failed; /* storage is as it was found; files may still be open */
 
@@ -184,9 +200,84 @@ static void on_stop_signal(void *context, int signal_number)
     begin_stop(context, "asked to stop");
 }
 
+/* ---- keys that are read again ---- */
+
+static void begin_rekeying(struct process *process);
+
+static void member_has_rekeyed(struct post *post)
+{
+    const struct member *member = CONTAINER_OF(post, struct member, has_rekeyed);
+    struct process *process = member->process;
+
+    if (member->rekeyed < 0)
+        log_error(process->logger, "encryption", "the keys that were read are not taken: %s",
+                  member->failure.text);
+    if (--process->rekeying.awaited > 0)
+        return;
+    keyring_wipe(&process->keys);
+    process->rekeying.is_under_way = false;
+    if (process->rekeying.is_wanted_again)
+        begin_rekeying(process);
+}
+
+static void rekey_member(struct post *post)
+{
+    struct member *member = CONTAINER_OF(post, struct member, rekey);
+
+    if (!member->worker) /* the process has ended meanwhile */
+        return;
+    member->rekeyed = worker_set_keys(member->worker, &member->process->keys, &member->failure);
+    loop_post(member->process->members[0].loop, &member->has_rekeyed);
+}
+
+static void keys_read(struct job *job)
+{
+    struct rekeying *rekeying = CONTAINER_OF(job, struct rekeying, job);
+
+    rekeying->result = process_keys_read(rekeying->process->settings, &rekeying->process->keys,
+                                         &rekeying->failure);
+}
+
+static void keys_were_read(struct job *job)
+{
+    struct rekeying *rekeying = CONTAINER_OF(job, struct rekeying, job);
+    struct process *process = rekeying->process;
+    char list[KEYRING_LIST_MAX];
+
+    if (rekeying->result < 0) {
+        log_error(process->logger, "encryption", "%s; those from before stay",
+                  rekeying->failure.text);
+        rekeying->is_under_way = false;
+        return;
+    }
+    log_info(process->logger, "encryption",
+             "keys were read: %s. Data keys are wrapped in the first of them",
+             keyring_list(&process->keys, list));
+    rekeying->awaited = process->worker_count;
+    for (unsigned i = 0; i < process->worker_count; i++)
+        loop_post(process->members[i].loop, &process->members[i].rekey);
+}
+
+static void begin_rekeying(struct process *process)
+{
+    struct rekeying *rekeying = &process->rekeying;
+
+    rekeying->is_wanted_again = rekeying->is_under_way;
+    if (rekeying->is_under_way || process->is_stopping)
+        return;
+    rekeying->process = process;
+    rekeying->job = (struct job){.loop = process->members[0].loop,
+                                 .work = keys_read,
+                                 .done = keys_were_read,
+                                 .is_long = true};
+    rekeying->is_under_way = loop_help(process->members[0].loop, &rekeying->job) == 0;
+    if (!rekeying->is_under_way)
+        log_error(process->logger, "encryption", "the keys are not read: too much is to be done");
+}
+
 static void on_hangup(void *context, int signal_number)
 {
-    const struct process *process = context;
+    struct process *process = context;
 
     (void)signal_number;
     if (process->settings->log_file[0]) {
@@ -198,6 +289,8 @@ static void on_hangup(void *context, int signal_number)
         }
     }
     log_info(process->logger, "config", "the log file was opened anew");
+    if (process->is_up && settings_key_source(process->settings).kind != KEY_SOURCE_NONE)
+        begin_rekeying(process);
 }
 
 /* ---- starting: servers ---- */
@@ -350,6 +443,7 @@ static void member_has_started(struct post *post)
     if (++process->started < process->worker_count)
         return;
     log_recovery(process);
+    keyring_wipe(&process->keys);
     begin_member(&process->members[0].begin);
 }
 
@@ -431,6 +525,8 @@ static void start_worker(struct member *member)
     worker.log.segment_bytes_min = (uint32_t)s->segment_bytes_min;
     worker.log.segment_bytes_max = (uint32_t)s->segment_bytes_max;
     worker.log.checkpoint_bytes = (uint32_t)s->checkpoint_bytes;
+    worker.log.keys = &process->keys;
+    worker.log.encrypts = s->encryption.is_on && process->keys.count > 0;
     worker.default_user = s->default_user;
     worker.default_pass = s->default_pass;
     worker.default_tags = s->default_tags;
@@ -462,17 +558,23 @@ static void *member_run(void *argument)
 
 /* ---- what is there before the threads, and after them ---- */
 
+/* Those that are there come first: when one cannot be read with the keys, nothing has changed yet.
+ */
 static int open_shard(struct process *process, unsigned shard, struct failure *failure)
 {
     struct member *member = &process->members[(shard - 1) % process->worker_count];
+    struct failure cause;
     char path[PATH_MAX];
 
     int result = local_shard_path(process->options->data_dir, shard, path, sizeof path, failure);
     if (result == 0)
         result =
             store_local_open(member->loop, path, &member->stores[member->store_count], failure);
-    if (result == 0)
-        member->store_count++;
+    if (result < 0)
+        return result;
+    result = process_keys_check(member->stores[member->store_count++], &process->keys, &cause);
+    if (result < 0)
+        fail(failure, result, "%s: %s", path, cause.text);
     return result;
 }
 
@@ -511,6 +613,8 @@ static int make_loops(struct process *process, struct failure *failure)
         member->end.run = end_member;
         member->has_started.run = member_has_started;
         member->has_opened.run = member_has_opened;
+        member->rekey.run = rekey_member;
+        member->has_rekeyed.run = member_has_rekeyed;
         member->loop = loop_new_real(failure);
         if (!member->loop)
             return E_IO;
@@ -557,6 +661,8 @@ static int prepare(struct process *process, struct failure *failure)
     process->members = memory_new(process->worker_count * sizeof *process->members);
     int result = make_loops(process, failure);
     if (result == 0)
+        result = process_keys_read(process->settings, &process->keys, failure);
+    if (result == 0)
         result = open_shards(process, failure);
     if (result == 0)
         result = handle_signals(process, failure);
@@ -595,6 +701,7 @@ static void free_member(struct member *member)
         server_free(member->servers[i]);
     if (member->worker)
         worker_free(member->worker);
+    member->worker = NULL;
     for (unsigned i = 0; i < member->store_count; i++)
         store_free(member->stores[i]);
     free(member->stores);
@@ -638,5 +745,6 @@ int process_run(const struct process_options *options)
     if (atomic_load(&process.start_failed))
         exit(process.exit_code);
     tear_down(&process);
+    keyring_wipe(&process.keys);
     return process.exit_code;
 }

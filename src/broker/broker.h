@@ -295,6 +295,8 @@ uint64_t browsing_unreadable(const struct browsing *browsing);
 /* ---- numbers ---- */
 
 /* One worker's numbers. Those that only grow do so from the start of the process. */
+#define REPORT_KEYS_MAX 16u
+
 struct worker_report {
     uint64_t turns;        /* of its loop */
     uint64_t turns_long;   /* of those, longer than TURN_LONG_NS */
@@ -319,8 +321,28 @@ struct worker_report {
         uint64_t blocks, bytes_written, unsynced_bytes;
         uint64_t segments, segment_bytes, segments_removed;
         uint64_t checkpoints, bytes_read, write_failures, corrupt_reads;
+        uint64_t encrypted_segments, encrypted_bytes, plain_segments, plain_bytes;
+        uint64_t keys_behind;                  /* segments whose keys an older master key wraps */
+        uint32_t master_key;                   /* id of that of new segments; 0: there is none */
+        uint32_t keys_needed[REPORT_KEYS_MAX]; /* ids of those that may not be thrown away */
+        uint32_t keys_needed_count;
     } log; /* of its shards together */
 };
+
+/* Adds keys that are needed elsewhere to those that are needed. */
+static inline void worker_report_add_keys(struct worker_report *report, const uint32_t *ids,
+                                          uint32_t count)
+{
+    uint32_t *needed = report->log.keys_needed;
+
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t at = 0;
+        while (at < report->log.keys_needed_count && needed[at] != ids[i])
+            at++;
+        if (at == report->log.keys_needed_count && at < REPORT_KEYS_MAX)
+            needed[report->log.keys_needed_count++] = ids[i];
+    }
+}
 
 unsigned worker_of_how_many(const struct worker *worker);
 

@@ -276,6 +276,18 @@ struct report_job {
     struct worker_report *report;
 };
 
+static void report_encryption(const struct log_statistics *log, struct worker_report *report)
+{
+    _Static_assert(KEYRING_MAX <= REPORT_KEYS_MAX, "there is room for all of a log");
+    report->log.encrypted_segments += log->encryption.segments;
+    report->log.encrypted_bytes += log->encryption.bytes;
+    report->log.plain_segments += log->encryption.plain_segments;
+    report->log.plain_bytes += log->encryption.plain_bytes;
+    report->log.keys_behind += log->encryption.behind;
+    report->log.master_key = log->encryption.master_key;
+    worker_report_add_keys(report, log->encryption.needed, log->encryption.needed_count);
+}
+
 static void report_log(const struct worker *worker, struct worker_report *report)
 {
     for (unsigned i = 0; i < worker->shard_count; i++) {
@@ -297,6 +309,7 @@ static void report_log(const struct worker *worker, struct worker_report *report
         report->log.bytes_read += log.read_bytes;
         report->log.write_failures += log.write_failures;
         report->log.corrupt_reads += log.corrupt_reads;
+        report_encryption(&log, report);
     }
 }
 

@@ -452,6 +452,19 @@ void worker_abandon(struct worker *worker)
 
 /* ---- looking at it ---- */
 
+int worker_set_keys(struct worker *worker, const struct keyring *keys, struct failure *failure)
+{
+    struct failure cause;
+    int result = 0;
+
+    for (unsigned i = 0; i < worker->shard_count; i++) {
+        int one = log_set_keys(worker->shards[i]->log, keys, &cause);
+        if (one < 0 && result == 0)
+            result = fail(failure, one, "shard %u: %s", worker->shards[i]->number, cause.text);
+    }
+    return result;
+}
+
 uint32_t worker_client_count(const struct worker *worker)
 {
     return worker->client_count;

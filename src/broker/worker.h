@@ -28,7 +28,8 @@ struct worker_options {
     bool queues_balanced;  /* new queues go to all shards in turn, not to the declaring worker's */
     const struct logger *logger;
     struct broker_settings settings;
-    struct log_options log; /* loop, store, logger and account are filled in by the worker */
+    struct log_options log; /* loop, store, logger and account are filled in by the worker; its keys
+                               stay until all workers have started */
 
     /* What a new data directory gets: */
     const char *default_user, *default_pass, *default_tags;
@@ -74,6 +75,11 @@ void worker_free(struct worker *worker);
  * the worker and no client is told anything; all their memory is released. The loop must not run
  * again. */
 void worker_abandon(struct worker *worker);
+
+/* Other master keys for its logs: log_set_keys() for each. The first failure, with the shard; those
+ * of other shards are taken then, too. */
+int worker_set_keys(struct worker *worker, const struct keyring *keys,
+                    struct failure *failure) MUST_CHECK;
 
 uint32_t worker_client_count(const struct worker *worker);
 

@@ -166,6 +166,17 @@ static const struct setting table[] = {
     SIZE("segment_size_min", "8MiB", "first segments of the log", segment_bytes_min, 64 * KIB, GIB),
     SIZE("segment_size_max", "128MiB", "segments of the log grow to this with the load",
          segment_bytes_max, 64 * KIB, GIB),
+    TEXT("encryption.key_file", "path", NULL,
+         "the log is encrypted: a file with the master keys, `NUMBER KEY` a line, the current one "
+         "first",
+         encryption.key_file, 1),
+    TEXT("encryption.key_env", "name", NULL, "the same, from a variable of the environment",
+         encryption.key_env, 1),
+    TEXT("encryption.key_command", "command", NULL, "the same, as this command prints them",
+         encryption.key_command, 1),
+    BOOLEAN("encryption.enabled", "true",
+            "with keys; false: they are for what is encrypted already, and nothing more is",
+            encryption.is_on),
     SIZE("checkpoint_interval_bytes", "256MiB",
          "of log between checkpoints: what is replayed after an unclean stop", checkpoint_bytes,
          64 * KIB, 2 * GIB),
@@ -715,11 +726,27 @@ static int settle(const struct reading *reading)
         s->channel_max = UINT16_MAX;
     if (!s->cluster_name[0])
         memcpy(s->cluster_name, s->node_name, sizeof s->cluster_name);
+    if (!!s->encryption.key_file[0] + !!s->encryption.key_env[0] + !!s->encryption.key_command[0] >
+        1)
+        return fail(reading->failure, E_INVALID,
+                    "the keys come from one of encryption.key_file, encryption.key_env and "
+                    "encryption.key_command");
     if (s->segment_bytes_min > s->segment_bytes_max)
         return fail(reading->failure, E_INVALID,
                     "segment_size_min (%" PRIu64 ") is above segment_size_max (%" PRIu64 ")",
                     s->segment_bytes_min, s->segment_bytes_max);
     return 0;
+}
+
+struct key_source settings_key_source(const struct settings *settings)
+{
+    if (settings->encryption.key_file[0])
+        return (struct key_source){KEY_SOURCE_FILE, settings->encryption.key_file};
+    if (settings->encryption.key_env[0])
+        return (struct key_source){KEY_SOURCE_VARIABLE, settings->encryption.key_env};
+    if (settings->encryption.key_command[0])
+        return (struct key_source){KEY_SOURCE_COMMAND, settings->encryption.key_command};
+    return (struct key_source){.kind = KEY_SOURCE_NONE};
 }
 
 int settings_from_conf(struct settings *settings, const struct conf *conf, unsigned port_offset,

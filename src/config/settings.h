@@ -7,6 +7,7 @@
 #define SLUICE_CONFIG_SETTINGS_H
 
 #include "config/conf.h"
+#include "config/key_source.h"
 
 #define SETTINGS_LISTENERS_MAX 16
 #define SETTINGS_WORKERS_MAX   64
@@ -56,7 +57,14 @@ struct settings {
     char sync[16]; /* sync = always | interval | never */
     uint32_t sync_interval_ms;
     uint64_t segment_bytes_min, segment_bytes_max, checkpoint_bytes;
+    struct {
+        bool is_on; /* with keys: what is new is encrypted */
+        char key_file[1024], key_env[256], key_command[4096]; /* one of them, or none */
+    } encryption;
 };
+
+/* Where its master keys come from. */
+struct key_source settings_key_source(const struct settings *settings);
 
 /* From the entries; port_offset is added to default ports only. Warnings (a RabbitMQ key without
  * meaning here) go to `warn`, one call each. E_INVALID with "source:line: cause". */

@@ -537,6 +537,8 @@ int broker_report(struct client *client, struct request *request, struct worker_
 {
     request->failure.code = 0;
     memset(reports, (int)chance(&client->worker->loop, 256), WORKERS * sizeof *reports);
+    for (unsigned i = 0; i < WORKERS; i++)
+        reports[i].log.keys_needed_count %= REPORT_KEYS_MAX + 1;
     return end(client, request);
 }
 

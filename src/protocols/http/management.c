@@ -84,6 +84,33 @@ static json_t *names_and_versions(const struct exchange *exchange)
                      settings->cluster_name, "node", settings->node_name, "rates_mode", "none");
 }
 
+static void add_encryption(struct worker_report *sum, const struct worker_report *report)
+{
+    sum->log.encrypted_segments += report->log.encrypted_segments;
+    sum->log.encrypted_bytes += report->log.encrypted_bytes;
+    sum->log.plain_segments += report->log.plain_segments;
+    sum->log.plain_bytes += report->log.plain_bytes;
+    sum->log.keys_behind += report->log.keys_behind;
+    if (report->log.master_key)
+        sum->log.master_key = report->log.master_key;
+    worker_report_add_keys(sum, report->log.keys_needed, report->log.keys_needed_count);
+}
+
+/* The ids of master keys, and how far the log is encrypted under which. */
+static json_t *encryption_of(const struct worker_report *sum)
+{
+    json_t *needed = json_array();
+
+    for (uint32_t i = 0; i < sum->log.keys_needed_count; i++)
+        json_array_append_new(needed, number(sum->log.keys_needed[i]));
+    return json_pack("{s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "has_keys",
+                     sum->log.master_key != 0, "current_key", number(sum->log.master_key),
+                     "needed_keys", needed, "segments_behind", number(sum->log.keys_behind),
+                     "encrypted_segments", number(sum->log.encrypted_segments), "encrypted_bytes",
+                     number(sum->log.encrypted_bytes), "plain_segments",
+                     number(sum->log.plain_segments), "plain_bytes", number(sum->log.plain_bytes));
+}
+
 /* Of all virtual hosts: for those who may see all. */
 static void add_totals(json_t *answer, const struct exchange *exchange,
                        const struct overview *overview)
@@ -102,6 +129,7 @@ static void add_totals(json_t *answer, const struct exchange *exchange,
         sum.published += report->published;
         sum.delivered += report->delivered;
         sum.log.shards += report->log.shards;
+        add_encryption(&sum, report);
     }
     broker_catalog_counts(exchange->client, &counts);
     json_object_set_new(answer, "object_totals",
@@ -119,6 +147,7 @@ static void add_totals(json_t *answer, const struct exchange *exchange,
                                   number(sum.delivered)));
     json_object_set_new(answer, "workers", number(overview->workers));
     json_object_set_new(answer, "shards", number(sum.log.shards));
+    json_object_set_new(answer, "encryption", encryption_of(&sum));
 }
 
 static void overview_came(struct exchange *exchange)

@@ -97,6 +97,12 @@ static const struct metric workers[] = {
      OF(log.write_failures), UNIT_ONE},
     {"sluice_log_corrupt_reads_total", "counter", "Reads that found corrupt bytes",
      OF(log.corrupt_reads), UNIT_ONE},
+    {"sluice_log_encrypted_bytes", "gauge", "Of the bytes in segments, those encrypted",
+     OF(log.encrypted_bytes), UNIT_ONE},
+    {"sluice_log_plain_bytes", "gauge", "Of the bytes in segments, those in the clear",
+     OF(log.plain_bytes), UNIT_ONE},
+    {"sluice_log_keys_behind", "gauge", "Segments whose keys are wrapped in an older master key",
+     OF(log.keys_behind), UNIT_ONE},
 };
 
 #define COUNT(array) (sizeof(array) / sizeof(array)[0])
