@@ -109,6 +109,7 @@ static void on_started(void *context, const struct worker_started *what)
         w->corruption_reported = true;
     trace(w, "worker %u: %s", (unsigned)(member - w->members),
           what->result ? what->failure.text : "started");
+    locks_refused(w, what->result, &what->failure);
 }
 
 static void on_stopped(void *context)
@@ -231,6 +232,7 @@ static enum begun begin_life(struct world *w, bool may_crash)
     make_loops(w);
     w->office = w->workers > 1 ? office_new(w->workers) : NULL;
     choose_options(w, &options);
+    locks_choose(w, &options, may_crash);
     unsigned first = (unsigned)dice(w, w->workers);
     for (unsigned i = 0; i < w->workers; i++) {
         member_start(w, (first + i) % w->workers, &options);
@@ -552,6 +554,7 @@ static void live(struct world *w)
         actor_open(w, i);
     for (uint64_t i = 0; i < steps; i++) {
         somebody_acts(w);
+        locks_act(w);
         if (dice(w, 40) == 0)
             simulated_pause(w->members[dice(w, w->workers)].loop, dice(w, 50 * NANOSECONDS_PER_MS));
         if (dice(w, 500) == 0)
@@ -680,6 +683,12 @@ static bool has_mortals(uint64_t seed)
     return (seed * 0x9e3779b97f4a7c15ull >> 45) % 2 == 0;
 }
 
+/* A half of them, of those with mortals and of those without. */
+static bool has_locks(uint64_t seed)
+{
+    return (seed * 0x9e3779b97f4a7c15ull >> 37) % 2 == 0;
+}
+
 void world_run_seed(struct world *w, const struct options *options, uint64_t seed,
                     struct room *room)
 {
@@ -698,20 +707,26 @@ void world_run_seed(struct world *w, const struct options *options, uint64_t see
         remote_init(w, w->remote_count);
     if (has_mortals(seed))
         w->mortals = mortals_new(w);
+    if (has_locks(seed))
+        w->locks = locks_new(w);
     w->shards = 1;
     w->disks[0] = simulated_disk_new(w->seed * SHARDS_MAX);
     uint64_t lives = 1 + dice(w, LIVES_MAX);
     while (w->life < lives) {
         bool clean = one_life(w);
         mortals_life_over(w, clean);
+        locks_life_over(w);
         model_life_over(w);
         standing_life_over(w);
         w->life++;
     }
     last_life(w);
+    locks_life_over(w);
     for (unsigned i = 0; i < w->shards; i++)
         simulated_disk_free(w->disks[i]);
     for (unsigned i = 0; i < w->remote_count; i++)
         remote_fini(w->remotes[i]);
     free(w->mortals);
+    if (w->locks)
+        locks_free(w->locks);
 }

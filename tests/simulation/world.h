@@ -14,6 +14,7 @@
  *   model.c     what was promised of messages, and what became of it
  *   standing.c  the same of queues; what must be in them when nothing is on its way
  *   mortal.h    queues in which messages die: two more files
+ *   locked.c    encryption at rest: keys that change, are wrong, are thrown away
  */
 #ifndef SLUICE_SIMULATION_WORLD_H
 #define SLUICE_SIMULATION_WORLD_H
@@ -22,6 +23,7 @@
 #include "broker/catalog.h"
 #include "broker/worker.h"
 #include "loop/mail.h"
+#include "log/test_witness.h"
 #include "loop/simulated.h"
 #include "store/simulated/simulated.h"
 
@@ -48,6 +50,7 @@
 #define QUEUE_IDS_MAX 4096u
 #define NOWHERE       QUEUES /* where a message went that no queue wanted, or was rolled back */
 
+struct locks;
 struct mortals;
 struct remote;
 struct server;
@@ -186,6 +189,7 @@ struct world {
     struct member members[WORKERS_MAX];
     unsigned workers, shards; /* of this life */
     struct simulated_disk *disks[SHARDS_MAX];
+    struct locks *locks; /* NULL: it is in the clear */
     struct logger logger;
     bool corruption_reported;
     unsigned failed_shards;         /* a set */
@@ -315,6 +319,15 @@ void actor_abandon(struct actor *actor);
 
 /* For restless.c and mover.c: what has been asked, and how. */
 void actor_asked(struct actor *actor, enum ask ask, int outcome);
+
+/* ---- locked.c: all for a world that may be in the clear ---- */
+
+struct locks *locks_new(const struct world *w);
+void locks_free(struct locks *locks);
+void locks_choose(struct world *w, struct worker_options *options, bool may_be_wrong);
+void locks_refused(const struct world *w, int result, const struct failure *why);
+void locks_act(struct world *w);
+void locks_life_over(const struct world *w);
 
 /* ---- mover.c ---- */
 
