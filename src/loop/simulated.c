@@ -21,7 +21,8 @@
 #define ACCEPT_PAUSE  (100 * NANOSECONDS_PER_MS)
 #define REPORT_PAUSE  (1000 * NANOSECONDS_PER_MS)
 
-#define TURN_MAX_NS 20000 /* in company, unless told otherwise */
+#define TURN_MAX_NS   20000   /* in company, unless told otherwise */
+#define STANDSTILL_NS 1000000 /* more than that without a turn */
 
 struct world {
     struct list loops; /* by simulated.link; freed with the last */
@@ -42,6 +43,7 @@ struct simulated {
     struct simulated_options options;
     uint64_t ahead_ns; /* how far loop_precise_ns() has jumped in this turn */
     uint64_t free_ns;  /* no turn before: it still takes the last one, or is paused */
+    uint64_t stood_until_ns;
     struct list jobs;
     struct post *posts, **posts_end;
     struct timer posts_timer;
@@ -208,6 +210,13 @@ static uint64_t turn_spends_ns(struct simulated *s)
     return spent;
 }
 
+static void stand_until(struct simulated *s, uint64_t until_ns)
+{
+    s->free_ns = until_ns;
+    if (until_ns - s->world->now_ns > STANDSTILL_NS)
+        s->stood_until_ns = until_ns;
+}
+
 static void turn(struct simulated *s, uint64_t now_ns)
 {
     struct world *world = s->world;
@@ -218,7 +227,7 @@ static void turn(struct simulated *s, uint64_t now_ns)
     s->ahead_ns = 0;
     loop_turn_begin(&s->loop, now_ns, wall_ms(world, now_ns));
     loop_turn_end(&s->loop);
-    s->free_ns = now_ns + turn_spends_ns(s);
+    stand_until(s, now_ns + turn_spends_ns(s));
     free_dead_pairs(world);
 }
 
@@ -307,7 +316,14 @@ void simulated_pause(struct loop *loop, uint64_t for_ns)
     uint64_t until_ns = s->world->now_ns + for_ns;
 
     if (s->free_ns < until_ns)
-        s->free_ns = until_ns;
+        stand_until(s, until_ns);
+}
+
+uint64_t simulated_stood_until_ms(const struct loop *loop)
+{
+    const struct simulated *s = simulated_of(loop);
+
+    return s->stood_until_ns ? wall_ms(s->world, s->stood_until_ns) : 0;
 }
 
 void simulated_wall_jump(struct loop *loop, int64_t by_ms)

@@ -32,6 +32,10 @@ struct loop *loop_new_simulated_beside(struct loop *first);
 /* No turn for so long; what is due meanwhile happens afterwards. */
 void simulated_pause(struct loop *loop, uint64_t for_ns);
 
+/* Until when it last had no turn for longer than 1 ms, paused or busy; by the wall clock, perhaps
+ * in the future. */
+uint64_t simulated_stood_until_ms(const struct loop *loop);
+
 /* May be changed at any time; holds for what happens after. */
 struct simulated_options {
     uint64_t network_delay_max_ns; /* until a stream's readiness is noticed; 100 µs */

@@ -631,13 +631,12 @@ static void end(struct mourner *mourner)
     mourner->is_open = false;
 }
 
-/* Within which a queue makes ready what is due; a worker may stand still for a while. */
-static uint64_t late_ms_max(const struct member *member)
+/* When a queue must have made ready what is due: its worker may stand still for a while. */
+static uint64_t latest_ms(const struct member *member, uint64_t due_ms)
 {
-    const struct simulated_options *options = simulated_options(member->loop);
+    uint64_t stood_until_ms = simulated_stood_until_ms(member->loop);
 
-    return LATE_MS_MAX +
-           (options->pause_ppm > 0 ? 4 * options->pause_max_ns / NANOSECONDS_PER_MS : 0);
+    return LATE_MS_MAX + (due_ms > stood_until_ms ? due_ms : stood_until_ms);
 }
 
 /* Nothing is due for longer than it need be. */
@@ -651,8 +650,7 @@ static void check_late(const struct mortals *m)
                 continue;
             uint64_t due_ms = queue_next_due_ms(&named->hosted->queue);
             CHECK(m->world,
-                  due_ms == UINT64_MAX ||
-                      due_ms + late_ms_max(member) >= loop_wall_ms(member->loop),
+                  due_ms == UINT64_MAX || latest_ms(member, due_ms) >= loop_wall_ms(member->loop),
                   "%s has messages that were due %" PRIu64 " ms ago", mortal_names[q],
                   loop_wall_ms(member->loop) - due_ms);
         }
