@@ -78,6 +78,7 @@ enum catalog_flag {
     CATALOG_PREDECLARED = 8,
     CATALOG_EXCLUSIVE = 16, /* lives as long as its connection, so it is never logged */
     CATALOG_HIDDEN = 32,    /* nobody chose its name, which is in no list */
+    CATALOG_DELAYED = 64,   /* an exchange that was declared as one for messages that wait */
 };
 
 /* Is the object in the log? */

@@ -47,15 +47,24 @@ static const char *truth(bool value)
 
 /* ---- exchanges ---- */
 
-static int exchange_matches(const struct catalog_exchange *e, const struct exchange_spec *spec,
-                            enum exchange_type type, struct failure *failure)
+/* Each exchange delays messages, so this one is what its argument says, under another name. */
+#define DELAYED_TYPE "x-delayed-message"
+
+static const char *type_name(enum exchange_type type, bool is_delayed)
 {
+    return is_delayed ? DELAYED_TYPE : exchange_type_name(type);
+}
+
+static int exchange_matches(const struct catalog_exchange *e, const struct exchange_spec *spec,
+                            enum exchange_type type, bool is_delayed, struct failure *failure)
+{
+    bool was_delayed = e->flags & CATALOG_DELAYED;
     bool durable = e->flags & CATALOG_DURABLE, auto_delete = e->flags & CATALOG_AUTO_DELETE,
          internal = e->flags & CATALOG_INTERNAL;
 
-    if (type != e->type)
-        return mismatch(failure, "type", "exchange", e->name, e->vhost, exchange_type_name(type),
-                        exchange_type_name(e->type));
+    if (is_delayed != was_delayed || (!is_delayed && type != e->type))
+        return mismatch(failure, "type", "exchange", e->name, e->vhost, type_name(type, is_delayed),
+                        type_name(e->type, was_delayed));
     if (spec->durable != durable)
         return mismatch(failure, "durable", "exchange", e->name, e->vhost, truth(spec->durable),
                         truth(durable));
@@ -92,7 +101,8 @@ static int may_create_exchange(struct client *client, const struct exchange_spec
 /* What was asked for, kept for looking again when somebody else was faster. */
 struct exchange_declaration {
     struct exchange_spec spec;
-    enum exchange_type type;
+    enum exchange_type type; /* of one that is delayed: if it is to be made */
+    bool is_delayed;
 };
 
 static int declare_exchange(struct request *request, const struct exchange_declaration *asked);
@@ -123,7 +133,8 @@ static int create_exchange(struct request *request, const struct exchange_declar
         &(struct exchange_event){.vhost = request->client->vhost->id,
                                  .flags = (uint8_t)((spec->durable ? CATALOG_DURABLE : 0) |
                                                     (spec->auto_delete ? CATALOG_AUTO_DELETE : 0) |
-                                                    (spec->internal ? CATALOG_INTERNAL : 0)),
+                                                    (spec->internal ? CATALOG_INTERNAL : 0) |
+                                                    (asked->is_delayed ? CATALOG_DELAYED : 0)),
                                  .type = asked->type,
                                  .name = spec->name,
                                  .arguments = spec->arguments});
@@ -136,19 +147,43 @@ static int create_exchange(struct request *request, const struct exchange_declar
     return outcome;
 }
 
+static int unknown_type(struct slice type, struct failure *failure)
+{
+    return fail(failure, E_UNSUPPORTED, "invalid exchange type '%.*s'", SLICE_ARGS(type));
+}
+
+/* As which one that delays messages routes them. */
+static int find_delayed_type(struct exchange_declaration *asked, struct failure *failure)
+{
+    struct slice type;
+
+    if (!asked->is_delayed)
+        return 0;
+    if (!fields_text(asked->spec.arguments, "x-delayed-type", &type))
+        return fail(failure, E_INVALID,
+                    "Invalid argument, 'x-delayed-type' must be an existing exchange type");
+    if (slice_is(type, DELAYED_TYPE))
+        return fail(failure, E_INVALID,
+                    "Invalid argument, '" DELAYED_TYPE "' can't be used for 'x-delayed-type'");
+    return exchange_type_parse(type, &asked->type) ? 0 : unknown_type(type, failure);
+}
+
 /* To be called in place of request_end(), or from `next`. */
 static int declare_exchange(struct request *request, const struct exchange_declaration *asked)
 {
     struct client *client = request->client;
     const struct catalog_exchange *exchange = vhost_exchange(client->vhost, asked->spec.name);
+    struct exchange_declaration to_make = *asked;
     struct failure *failure = &request->failure;
 
     if (client_may(client, ACCESS_CONFIGURE, "exchange", asked->spec.name, failure) != 0)
         ;
     else if (exchange)
-        failure->code = exchange_matches(exchange, &asked->spec, asked->type, failure);
-    else if (may_create_exchange(client, &asked->spec, failure) == 0)
-        return create_exchange(request, asked);
+        failure->code =
+            exchange_matches(exchange, &asked->spec, asked->type, asked->is_delayed, failure);
+    else if (may_create_exchange(client, &asked->spec, failure) == 0 &&
+             find_delayed_type(&to_make, failure) == 0)
+        return create_exchange(request, &to_make);
     if (failure->code == 0)
         change_wait(request, exchange->version, exchange->flags & CATALOG_DURABLE);
     return DONE;
@@ -158,7 +193,8 @@ int broker_declare_exchange(struct client *client, struct request *request,
                             const struct exchange_spec *spec)
 {
     struct failure *failure = &request->failure;
-    struct exchange_declaration asked = {.spec = *spec};
+    struct exchange_declaration asked = {.spec = *spec,
+                                         .is_delayed = slice_is(spec->type, DELAYED_TYPE)};
 
     request_begin(client, request);
     if (spec->passive) {
@@ -166,8 +202,8 @@ int broker_declare_exchange(struct client *client, struct request *request,
             no_exchange(client, spec->name, failure);
     } else if (spec->name.size == 0) {
         fail(failure, E_DENIED, "operation not permitted on the default exchange");
-    } else if (!exchange_type_parse(spec->type, &asked.type)) {
-        fail(failure, E_UNSUPPORTED, "invalid exchange type '%.*s'", SLICE_ARGS(spec->type));
+    } else if (!asked.is_delayed && !exchange_type_parse(spec->type, &asked.type)) {
+        unknown_type(spec->type, failure);
     } else if (declare_exchange(request, &asked) == PENDING) {
         return PENDING;
     }

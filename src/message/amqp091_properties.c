@@ -215,3 +215,69 @@ int amqp091_properties_set(struct amqp091_properties *p, const struct field *fie
     p->flags |= property->flag;
     return 0;
 }
+
+/* ---- x-delay ---- */
+
+static uint64_t digits(struct slice text)
+{
+    uint64_t value = 0;
+
+    for (size_t i = 0; i < text.size; i++) {
+        if (text.data[i] < '0' || text.data[i] > '9' || value > AMQP091_DELAY_MS_MAX)
+            return 0;
+        value = value * 10 + (uint64_t)(text.data[i] - '0');
+    }
+    return value;
+}
+
+uint64_t amqp091_delay_ms(struct slice headers)
+{
+    struct field field;
+    uint64_t delay_ms = 0;
+
+    if (!fields_find(headers, slice_text("x-delay"), &field))
+        return 0;
+    if (field_is_integer(&field) && field.value.integer > 0)
+        delay_ms = (uint64_t)field.value.integer;
+    else if ((field.type == 'f' || field.type == 'd') && field.value.real >= 1 &&
+             field.value.real <= AMQP091_DELAY_MS_MAX)
+        delay_ms = (uint64_t)field.value.real;
+    else if (field.type == 'S')
+        delay_ms = digits(field.value.bytes);
+    return delay_ms <= AMQP091_DELAY_MS_MAX ? delay_ms : 0;
+}
+
+/* An integer of so many bytes, the first one first; unsigned types become the signed one, if that
+ * has the number. */
+static void negate(uint8_t *type, const struct field *field)
+{
+    static const struct {
+        char type, becomes;
+        uint8_t size;
+    } types[] = {{'b', 'b', 1}, {'B', 'b', 1}, {'s', 's', 2}, {'u', 's', 2},
+                 {'I', 'I', 4}, {'i', 'I', 4}, {'l', 'l', 8}, {'L', 'L', 8}};
+
+    if (field->type == 'f' || field->type == 'd') {
+        type[1] ^= 0x80;
+        return;
+    }
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
+        if (types[i].type != field->type || field->value.integer >> (8 * types[i].size - 1) > 0)
+            continue;
+        uint64_t value = 0 - (uint64_t)field->value.integer;
+        type[0] = (uint8_t)types[i].becomes;
+        for (uint8_t at = types[i].size; at > 0; at--, value >>= 8)
+            type[at] = (uint8_t)value;
+    }
+}
+
+void amqp091_delay_spend(uint8_t *properties, size_t size)
+{
+    struct slice headers;
+    struct field field;
+
+    if (!amqp091_properties_headers(slice_of(properties, size), &headers) ||
+        amqp091_delay_ms(headers) == 0 || !fields_find(headers, slice_text("x-delay"), &field))
+        return;
+    negate(properties + (field.name.data + field.name.size - properties), &field);
+}

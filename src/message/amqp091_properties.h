@@ -57,4 +57,16 @@ int amqp091_properties_set(struct amqp091_properties *properties,
  * before. */
 bool amqp091_properties_headers(struct slice bytes, struct slice *headers);
 
+/* ---- the header x-delay: how long a message is to wait, in milliseconds ---- */
+
+#define AMQP091_DELAY_MS_MAX UINT32_MAX /* as in RabbitMQ: more is no delay */
+
+/* Of these headers, in whatever type of number or as a text of digits; 0: it is not to wait. */
+uint64_t amqp091_delay_ms(struct slice headers);
+
+/* Makes it negative where it stands, which says that it has been obeyed: whoever publishes the
+ * message again as it came does not wait again. One that is no number, or too large for the signed
+ * type of its width, stays. Of properties that the caller may write to. */
+void amqp091_delay_spend(uint8_t *properties, size_t size);
+
 #endif

@@ -176,11 +176,92 @@ static void test_set_refuses(void **state)
     assert_int_equal(p.flags, 0);
 }
 
+/* ---- x-delay ---- */
+
+static void expect_delay(const struct field *field, uint64_t delay_ms, const struct field *spent)
+{
+    uint8_t headers[256], bytes[512];
+    struct writer h = writer_of(headers, sizeof headers), w = writer_of(bytes, sizeof bytes);
+    struct amqp091_properties p = {.flags = AMQP091_HEADERS | AMQP091_CONTENT_TYPE,
+                                   .content_type = slice_text("text/plain")};
+    struct field after;
+
+    fields_put_text(&h, "before", slice_text("x-delay"));
+    fields_put(&h, field);
+    fields_put_integer(&h, "behind", -1);
+    p.headers = slice_of(headers, writer_size(&h));
+    assert_true(amqp091_delay_ms(p.headers) == delay_ms);
+    amqp091_properties_write(&w, &p);
+    amqp091_delay_spend(bytes, writer_size(&w));
+    assert_int_equal(amqp091_properties_parse(slice_of(bytes, writer_size(&w)), &p), 0);
+    assert_true(fields_find(p.headers, slice_text("x-delay"), &after));
+    assert_int_equal(after.type, spent->type);
+    assert_true(field_equal(&after, spent));
+    assert_true(fields_find(p.headers, slice_text("behind"), &after) && after.value.integer == -1);
+}
+
+static struct field integer(char type, int64_t value)
+{
+    return (struct field){slice_text("x-delay"), (uint8_t)type, {.integer = value}};
+}
+
+static void expect_integer(char type, int64_t value, uint64_t delay_ms, char spent_type,
+                           int64_t spent)
+{
+    struct field before = integer(type, value), after = integer(spent_type, spent);
+
+    expect_delay(&before, delay_ms, &after);
+}
+
+static void test_delays(void **state)
+{
+    static const char signed_types[] = "bsIlL", unsigned_types[] = "Bui", become[] = "bsI";
+
+    (void)state;
+    for (size_t i = 0; i < 5; i++) {
+        expect_integer(signed_types[i], 100, 100, signed_types[i], -100);
+        expect_integer(signed_types[i], -100, 0, signed_types[i], -100);
+        expect_integer(signed_types[i], 0, 0, signed_types[i], 0);
+    }
+    for (size_t i = 0; i < 3; i++)
+        expect_integer(unsigned_types[i], 100, 100, become[i], -100);
+    expect_integer('B', 200, 200, 'B', 200); /* no signed one of a byte has that */
+    expect_integer('i', UINT32_MAX, UINT32_MAX, 'i', UINT32_MAX);
+    expect_integer('l', UINT32_MAX, UINT32_MAX, 'l', -(int64_t)UINT32_MAX);
+    expect_integer('l', (int64_t)UINT32_MAX + 1, 0, 'l', (int64_t)UINT32_MAX + 1);
+    expect_integer('I', INT32_MAX, INT32_MAX, 'I', -INT32_MAX);
+}
+
+static void test_delays_of_other_types(void **state)
+{
+    struct field real = {slice_text("x-delay"), 'd', {.real = 1500.7}}, spent = real;
+    struct field text = {slice_text("x-delay"), 'S', {.bytes = slice_text("2000")}};
+    struct field none = {slice_text("x-delay"), 't', {.boolean = true}};
+
+    (void)state;
+    spent.value.real = -1500.7;
+    expect_delay(&real, 1500, &spent);
+    expect_delay(&spent, 0, &spent);
+    real.value.real = spent.value.real = 1e300;
+    expect_delay(&real, 0, &spent);
+    expect_delay(&text, 2000, &text);
+    text.value.bytes = slice_text("-2000");
+    expect_delay(&text, 0, &text);
+    text.value.bytes = slice_text("99999999999999999999999");
+    expect_delay(&text, 0, &text);
+    text.value.bytes = slice_text("");
+    expect_delay(&text, 0, &text);
+    expect_delay(&none, 0, &none);
+    assert_true(amqp091_delay_ms(slice_of(NULL, 0)) == 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_by_name),
         cmocka_unit_test(test_set_refuses),
+        cmocka_unit_test(test_delays),
+        cmocka_unit_test(test_delays_of_other_types),
         cmocka_unit_test(test_every_set_comes_back),
         cmocka_unit_test(test_bytes_of_the_wire),
         cmocka_unit_test(test_broken_bytes),

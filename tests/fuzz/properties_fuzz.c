@@ -21,6 +21,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct writer writer = writer_of(memory, size);
     amqp091_properties_write(&writer, &properties);
     ASSERT(!writer.failed && writer_size(&writer) == size && memcmp(memory, data, size) == 0);
+    uint64_t delay_ms = amqp091_delay_ms(properties.headers);
+    ASSERT(delay_ms <= AMQP091_DELAY_MS_MAX);
+    amqp091_delay_spend(memory, size);
+    ASSERT(delay_ms > 0 || memcmp(memory, data, size) == 0);
+    ASSERT(amqp091_properties_parse(slice_of(memory, size), &properties) == 0);
+    uint64_t left_ms = amqp091_delay_ms(properties.headers);
+    ASSERT(left_ms == 0 || left_ms == delay_ms);
     free(memory);
     return 0;
 }

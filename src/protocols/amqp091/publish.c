@@ -114,22 +114,28 @@ static bool collect_keys(struct channel *channel, const struct field *header,
     return true;
 }
 
-/* Does the message go by more than its routing key? Looked at for each message with headers, so in
- * one pass. */
-static bool has_more_keys(struct slice headers, bool *has_bcc)
+/* What is to be looked at more closely. */
+struct rare_headers {
+    bool has_cc, has_bcc; /* the message goes by more than its routing key */
+    bool has_delay;
+};
+
+/* For each message with headers, so in one pass. */
+static struct rare_headers find_rare(struct slice headers)
 {
     struct reader reader = reader_of(headers);
     struct field field;
-    bool has_any = false;
+    struct rare_headers rare = {false, false, false};
 
-    *has_bcc = false;
     while (fields_next(&reader, &field)) {
         if (slice_is(field.name, "BCC"))
-            *has_bcc = has_any = true;
+            rare.has_bcc = true;
         else if (slice_is(field.name, "CC"))
-            has_any = true;
+            rare.has_cc = true;
+        else if (slice_is(field.name, "x-delay"))
+            rare.has_delay = true;
     }
-    return has_any;
+    return rare;
 }
 
 /* The properties anew, with another reply-to or without BCC. NULL: no memory. */
@@ -219,10 +225,21 @@ static void refuse_memory(struct channel *channel, uint64_t size)
                  "no memory for a message of %" PRIu64 " bytes", size);
 }
 
+/* It lives for so long once it may be given out. */
+static void delay_parts(struct message_parts *parts, uint64_t delay_ms)
+{
+    if (delay_ms == 0)
+        return;
+    parts->not_before_ms = parts->published_at_ms + delay_ms;
+    if (parts->expires_at_ms)
+        parts->expires_at_ms += delay_ms;
+}
+
 /* With `properties` as they shall be stored. */
 static void publish_parts(struct channel *channel, const struct envelope *envelope,
                           const struct amqp091_properties *p, struct slice properties,
-                          struct slice body, struct buffer *buffer, const struct more_keys *more)
+                          struct slice body, struct buffer *buffer, const struct more_keys *more,
+                          uint64_t delay_ms)
 {
     struct session *session = channel->session;
     struct message_parts parts = {
@@ -243,7 +260,10 @@ static void publish_parts(struct channel *channel, const struct envelope *envelo
             return;
         parts.expires_at_ms = parts.published_at_ms + expiry_ms;
     }
+    delay_parts(&parts, delay_ms);
     struct message *message = message_new(broker_message_account(session->client), &parts);
+    if (message && delay_ms > 0)
+        amqp091_delay_spend(message_properties_to_fill(message), properties.size);
     if (message)
         publish_message(channel, message, envelope->mandatory, more);
     else
@@ -254,7 +274,7 @@ static void publish_parts(struct channel *channel, const struct envelope *envelo
 static void __attribute__((noinline))
 publish_rewritten(struct channel *channel, const struct envelope *envelope,
                   const struct amqp091_properties *p, struct slice properties, struct slice body,
-                  struct buffer *buffer, bool has_bcc)
+                  struct buffer *buffer, bool has_bcc, uint64_t delay_ms)
 {
     struct more_keys more = {.count = 0};
     struct slice reply_to = {0};
@@ -283,7 +303,7 @@ publish_rewritten(struct channel *channel, const struct envelope *envelope,
             return;
         }
     }
-    publish_parts(channel, envelope, p, properties, body, buffer, &more);
+    publish_parts(channel, envelope, p, properties, body, buffer, &more, delay_ms);
     free(memory);
 }
 
@@ -292,7 +312,9 @@ static void publish(struct channel *channel, const struct envelope *envelope,
 {
     struct amqp091_properties p;
     struct failure failure;
-    bool has_bcc = false, is_rare = false;
+    struct rare_headers rare = {false, false, false};
+    bool is_rare = false;
+    uint64_t delay_ms = 0;
 
     if (amqp091_properties_parse(properties, &p)) {
         session_fail(channel->session, NULL, REPLY_FRAME_ERROR, METHOD_basic_publish,
@@ -306,16 +328,18 @@ static void publish(struct channel *channel, const struct envelope *envelope,
                          "property headers: %s", failure.text);
             return;
         }
-        is_rare = has_more_keys(p.headers, &has_bcc);
+        rare = find_rare(p.headers);
+        is_rare = rare.has_cc || rare.has_bcc;
+        delay_ms = rare.has_delay ? amqp091_delay_ms(p.headers) : 0;
     }
     if ((p.flags & AMQP091_REPLY_TO) && slice_is(p.reply_to, REPLY_TO))
         is_rare = true;
     if ((p.flags & AMQP091_USER_ID) && !check_user_id(channel, p.user_id))
         return;
     if (is_rare)
-        publish_rewritten(channel, envelope, &p, properties, body, buffer, has_bcc);
+        publish_rewritten(channel, envelope, &p, properties, body, buffer, rare.has_bcc, delay_ms);
     else
-        publish_parts(channel, envelope, &p, properties, body, buffer, NULL);
+        publish_parts(channel, envelope, &p, properties, body, buffer, NULL, delay_ms);
 }
 
 /* ---- content in pieces ---- */

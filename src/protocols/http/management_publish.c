@@ -180,7 +180,13 @@ static struct message *make(struct making *making, struct slice payload)
         take_expiration(making, &parts);
     if (making->failure.code != 0)
         return NULL;
+    uint64_t delay_ms = amqp091_delay_ms(p->headers);
+    if (delay_ms > 0) {
+        parts.not_before_ms = parts.published_at_ms + delay_ms;
+        parts.expires_at_ms += parts.expires_at_ms ? delay_ms : 0;
+    }
     amqp091_properties_write(&writer, p);
+    amqp091_delay_spend(making->written, writer_size(&writer));
     parts.properties = slice_of(making->written, writer_size(&writer));
     struct message *message = message_new(broker_message_account(exchange->client), &parts);
     if (!message)
