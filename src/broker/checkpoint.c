@@ -66,7 +66,7 @@ static bool states_slice(struct checkpoint_job *job, uint64_t since_ns)
         job->ids = shard_logged_queues(job->shard, &job->count);
     while (job->at < job->count) {
         struct queue *queue = shard_logged_queue(job->shard, job->ids[job->at++]);
-        bool inexact = queue && job->exact && queue->mark_logged > queue->fresh;
+        bool inexact = queue && job->exact && queue_is_inexact(queue);
         if (queue &&
             (queue->is_dirty || inexact || log_state_is_wanted(job->shard->log, queue->id)))
             queue_write_state(queue, job->exact);

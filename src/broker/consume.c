@@ -504,7 +504,7 @@ void broker_settle(struct client *client, const struct lease *leases, size_t cou
 
 struct purge {
     struct hosted *hosted; /* a reference on its queue */
-    uint64_t end, position, removed;
+    struct queue_purge_job job;
 };
 
 static bool purge_slice(struct request *request)
@@ -512,10 +512,10 @@ static bool purge_slice(struct request *request)
     struct purge *purge = request->internal;
     struct queue *queue = &purge->hosted->queue;
 
-    purge->removed += queue_purge(queue, purge->end, &purge->position, SETTLE_PURGED);
-    if (!queue->closed && purge->position < purge->end)
+    if (!queue_purge(&purge->job, queue, SETTLE_PURGED))
         return false;
-    request->result.queue.counts.ready = purge->removed;
+    request->result.queue.counts.ready = purge->job.removed;
+    queue_purge_fini(&purge->job);
     if (queue->log)
         log_commit(queue->log);
     hosted_release(purge->hosted);
@@ -529,7 +529,7 @@ int purge_here(struct request *request, struct hosted *hosted)
     struct purge *purge = memory_new(sizeof *purge);
 
     purge->hosted = hosted;
-    purge->end = hosted->queue.next;
+    queue_purge_begin(&purge->job, &hosted->queue);
     queue_ref(&hosted->queue);
     request->internal = purge;
     if (purge_slice(request))

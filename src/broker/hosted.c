@@ -168,6 +168,20 @@ static void end_timers(struct hosted *hosted)
     list_remove(&hosted->bury_link);
 }
 
+/* Quorum queues have RabbitMQ 4.3's priorities without being asked. */
+#define QUORUM_PRIORITY_MAX    31
+#define QUORUM_PRIORITY_ABSENT 4
+
+static void set_levels(struct hosted *hosted)
+{
+    const struct queue_settings *settings = &hosted->named->settings;
+    struct queue_levels levels = {.max = settings->priority_max};
+
+    if (settings->type == QUEUE_QUORUM)
+        levels = (struct queue_levels){QUORUM_PRIORITY_MAX, QUORUM_PRIORITY_ABSENT, true};
+    queue_set_levels(&hosted->queue, &levels);
+}
+
 /* ---- the life of a hosted queue ---- */
 
 struct hosted *hosted_new_apart(struct shard *shard, struct catalog_queue *named)
@@ -184,6 +198,7 @@ struct hosted *hosted_new_apart(struct shard *shard, struct catalog_queue *named
     timer_init(&hosted->expiry, shard->place.worker->loop, expired);
     list_init(&hosted->bury_link);
     timer_init(&hosted->bury_again, shard->place.worker->loop, bury_again);
+    set_levels(hosted);
     set_rules(hosted);
     catalog_queue_ref(named);
     return hosted;

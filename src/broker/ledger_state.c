@@ -292,7 +292,7 @@ static void hold_again(struct part *part, const struct ledger_item *what)
 
     if (!queue)
         return;
-    for (uint64_t i = 0; i < what->count && what->first + i < queue->next; i++) {
+    for (uint64_t i = 0; i < what->count && queue_has_come_to(queue, what->first + i); i++) {
         if (queue_hold(queue, what->first + i))
             part_add_item(part, hosted_of(queue), what->first + i, (enum item_kind)what->kind,
                           true);

@@ -24,9 +24,9 @@
  *     PART_END                  ------------------>    the same, from the decider after a start
  *     PART_APPLIED, PART_DOUBT  ------------------>    to the decider, by participants
  *
- *   QUIET from each to the home of a queue that moves; MOVE_BEGIN, MOVE_MESSAGE, MOVE_SETTLE,
- * MOVE_END from there to the target; MOVE_RESULT from either to the worker with the catalog
- * (move.h). CONSUMER_MOVED to a worker whose consumer has to come back: SUBSCRIBE_AGAIN, or
+ *   QUIET from each to the home of a queue that moves; MOVE_BEGIN, MOVE_LANE, MOVE_MESSAGE,
+ * MOVE_SETTLE, MOVE_END from there to the target; MOVE_RESULT from either to the worker with the
+ * catalog (move.h). CONSUMER_MOVED to a worker whose consumer has to come back: SUBSCRIBE_AGAIN, or
  * CONSUMERS_GONE.
  *
  *   worker with the catalog                          every other worker
@@ -80,6 +80,7 @@ enum letter {
     LETTER_PART_DOUBT,   /* struct letter_part_about */
     LETTER_QUIET,        /* struct letter_move */
     LETTER_MOVE_BEGIN,
+    LETTER_MOVE_LANE,
     LETTER_MOVE_MESSAGE,
     LETTER_MOVE_SETTLE,
     LETTER_MOVE_END, /* struct letter_move */
@@ -319,9 +320,13 @@ struct letter_move {
 
 struct letter_move_begin {
     struct letter_move move;
-    uint64_t next, fresh, mark, set_aside; /* struct queue_standing */
     uint32_t returning;
     bool returning_exclusive;
+};
+
+struct letter_move_lane {
+    struct letter_move move;
+    uint64_t next, fresh, mark, set_aside; /* struct queue_standing */
 };
 
 struct letter_move_message {

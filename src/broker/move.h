@@ -153,11 +153,14 @@ void settle_anywhere(struct worker *worker, uint64_t queue, uint64_t first, uint
 
 struct move_begin {
     uint64_t queue, number;
-    struct queue_standing standing;
     uint32_t returning; /* consumers */
     bool returning_exclusive;
 };
 void arriving_begin(struct worker *worker, const struct move_begin *begin);
+
+/* Then one for each of its lanes. */
+void arriving_lane(struct worker *worker, uint64_t queue, uint64_t number,
+                   const struct queue_standing *standing);
 void arriving_message(struct worker *worker, uint64_t queue, uint64_t number,
                       const struct queue_traveller *traveller);
 void arriving_settle(struct worker *worker, uint64_t queue, uint64_t number, uint64_t first,
@@ -192,6 +195,8 @@ void rebalance_free(struct worker *worker);
 
 void peer_tell_quiet(struct worker *worker, unsigned to, uint64_t queue, uint64_t number);
 void peer_tell_begin(struct worker *worker, unsigned to, const struct move_begin *begin);
+void peer_tell_lane(struct worker *worker, unsigned to, uint64_t queue, uint64_t number,
+                    const struct queue_standing *standing);
 void peer_tell_message(struct worker *worker, unsigned to, uint64_t queue, uint64_t number,
                        const struct queue_traveller *traveller);
 void peer_tell_settle(struct worker *worker, unsigned to, uint64_t queue, uint64_t number,

@@ -170,7 +170,7 @@ static void enqueue_next(struct part *part, bool held)
     ASSERT(result == 0);
     for (size_t i = 0; i < count && held; i++) {
         struct hosted *hosted = queues[i]->hosted;
-        uint64_t sequence = queue_sequence(&hosted->queue) - 1;
+        uint64_t sequence = queue_sequence(&hosted->queue, publish->message) - 1;
         bool holds = queue_hold(&hosted->queue, sequence);
         ASSERT(holds);
         part_add_item(part, hosted, sequence, ITEM_PUBLISH, is_logged && hosted->queue.log);

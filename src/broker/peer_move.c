@@ -18,12 +18,23 @@ void peer_tell_begin(struct worker *worker, unsigned to, const struct move_begin
 
     *letter = (struct letter_move_begin){
         .move = {begin->queue, begin->number},
-        .next = begin->standing.next,
-        .fresh = begin->standing.fresh,
-        .mark = begin->standing.mark,
-        .set_aside = begin->standing.set_aside,
         .returning = begin->returning,
         .returning_exclusive = begin->returning_exclusive,
+    };
+}
+
+void peer_tell_lane(struct worker *worker, unsigned to, uint64_t queue, uint64_t number,
+                    const struct queue_standing *standing)
+{
+    struct letter_move_lane *letter =
+        peer_write(worker->peers[to], LETTER_MOVE_LANE, sizeof *letter);
+
+    *letter = (struct letter_move_lane){
+        .move = {queue, number},
+        .next = standing->next,
+        .fresh = standing->fresh,
+        .mark = standing->mark,
+        .set_aside = standing->set_aside,
     };
 }
 
@@ -102,12 +113,19 @@ static void begin(struct peer *peer, struct slice bytes)
     struct move_begin begin = {
         .queue = letter->move.queue,
         .number = letter->move.number,
-        .standing = {letter->next, letter->fresh, letter->mark, letter->set_aside},
         .returning = letter->returning,
         .returning_exclusive = letter->returning_exclusive,
     };
 
     arriving_begin(peer->place.worker, &begin);
+}
+
+static void lane(struct peer *peer, struct slice bytes)
+{
+    const struct letter_move_lane *letter = letter_at(bytes);
+    struct queue_standing standing = {letter->next, letter->fresh, letter->mark, letter->set_aside};
+
+    arriving_lane(peer->place.worker, letter->move.queue, letter->move.number, &standing);
 }
 
 static void message(struct peer *peer, struct slice bytes)
@@ -185,9 +203,9 @@ static void gone(struct peer *peer, struct slice bytes)
 }
 
 letter_reader *const peer_move_readers[LETTERS] = {
-    [LETTER_ASK_MOVE] = move_asked,  [LETTER_ASK_REBALANCE] = rebalance_asked,
-    [LETTER_QUIET] = quiet,          [LETTER_MOVE_BEGIN] = begin,
-    [LETTER_MOVE_MESSAGE] = message, [LETTER_MOVE_SETTLE] = settle,
-    [LETTER_MOVE_END] = end,         [LETTER_MOVE_RESULT] = result,
-    [LETTER_CONSUMERS_GONE] = gone,
+    [LETTER_ASK_MOVE] = move_asked, [LETTER_ASK_REBALANCE] = rebalance_asked,
+    [LETTER_QUIET] = quiet,         [LETTER_MOVE_BEGIN] = begin,
+    [LETTER_MOVE_LANE] = lane,      [LETTER_MOVE_MESSAGE] = message,
+    [LETTER_MOVE_SETTLE] = settle,  [LETTER_MOVE_END] = end,
+    [LETTER_MOVE_RESULT] = result,  [LETTER_CONSUMERS_GONE] = gone,
 };

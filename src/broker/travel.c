@@ -160,7 +160,6 @@ static void tell_begin(struct leaving *leaving)
     struct move_begin begin = {
         .queue = hosted->queue.id,
         .number = leaving->number,
-        .standing = queue_standing(&hosted->queue),
         .returning = hosted->returning,
         .returning_exclusive = hosted->returning_exclusive,
     };
@@ -171,6 +170,13 @@ static void tell_begin(struct leaving *leaving)
         peer_tell_begin(leaving->worker, leaving->target, &begin);
     else
         arriving_begin(leaving->worker, &begin);
+    struct queue_standing standing;
+    for (unsigned lane = 0; queue_standing(&hosted->queue, &lane, &standing); lane++) {
+        if (goes_elsewhere(leaving))
+            peer_tell_lane(leaving->worker, leaving->target, begin.queue, begin.number, &standing);
+        else
+            arriving_lane(leaving->worker, begin.queue, begin.number, &standing);
+    }
 }
 
 static void tell_message(struct leaving *leaving, const struct queue_traveller *traveller)
@@ -314,11 +320,21 @@ void arriving_begin(struct worker *worker, const struct move_begin *begin)
     struct shard *shard = shard_of(worker_place(worker, move->target));
     struct hosted *hosted = hosted_new_apart(shard, move->queue);
     queue_rest(&hosted->queue, true);
-    queue_arrive_begin(&hosted->queue, &begin->standing);
     hosted->returning = begin->returning;
     hosted->returning_exclusive = begin->returning_exclusive;
     hosted->arrived_by = move->number;
     move->arriving = hosted;
+}
+
+void arriving_lane(struct worker *worker, uint64_t id, uint64_t number,
+                   const struct queue_standing *standing)
+{
+    struct move *move = move_of(worker, id, number);
+
+    if (!move || move->has_failed)
+        return;
+    ASSERT(move->arriving);
+    queue_arrive_lane(&move->arriving->queue, standing);
 }
 
 void arriving_message(struct worker *worker, uint64_t id, uint64_t number,

@@ -1,6 +1,7 @@
 #include "message/amqp091_properties.h"
 
 #include "base/assert.h"
+#include "message/message.h"
 
 #include <stddef.h>
 
@@ -159,6 +160,14 @@ static const struct property {
     {"app_id", AMQP091_APP_ID, KIND_TEXT, offsetof(struct amqp091_properties, app_id)},
     {"cluster_id", AMQP091_CLUSTER_ID, KIND_TEXT, offsetof(struct amqp091_properties, cluster_id)},
 };
+
+uint8_t amqp091_message_flags(const struct amqp091_properties *p)
+{
+    bool is_persistent = (p->flags & AMQP091_DELIVERY_MODE) && p->delivery_mode == 2;
+
+    return (uint8_t)((is_persistent ? MESSAGE_PERSISTENT : 0) |
+                     (p->flags & AMQP091_PRIORITY ? MESSAGE_HAS_PRIORITY : 0));
+}
 
 bool amqp091_properties_next(const struct amqp091_properties *p, unsigned *at, struct field *field)
 {

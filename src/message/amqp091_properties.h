@@ -43,6 +43,9 @@ int amqp091_properties_parse(struct slice bytes, struct amqp091_properties *prop
 size_t amqp091_properties_size(const struct amqp091_properties *properties);
 void amqp091_properties_write(struct writer *writer, const struct amqp091_properties *properties);
 
+/* What they mean for a message that has them: flags (enum message_flag). */
+uint8_t amqp091_message_flags(const struct amqp091_properties *properties);
+
 /* The properties that are there, but the headers, one after the other: texts (type S), integers
  * (type l) and the timestamp (T) by name; start with *at 0. False: that was all. */
 bool amqp091_properties_next(const struct amqp091_properties *properties, unsigned *at,

@@ -5,8 +5,9 @@
 #include "message/amqp091_properties.h"
 
 #define CONTENT_VERSION 1u
-#define FLAGS_KNOWN     (MESSAGE_PERSISTENT | MESSAGE_DEAD_LETTER | MESSAGE_WAITS)
-#define WAITS_SIZE      sizeof(uint64_t)
+#define FLAGS_KNOWN                                                                                \
+    (MESSAGE_PERSISTENT | MESSAGE_DEAD_LETTER | MESSAGE_WAITS | MESSAGE_HAS_PRIORITY)
+#define WAITS_SIZE sizeof(uint64_t)
 
 _Static_assert(sizeof(struct message) == 56, "it is paid for each message in memory");
 _Static_assert(6 + 5 * VARINT_SIZE_MAX <= 64, "see MESSAGE_HEAD_MAX");

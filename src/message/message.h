@@ -29,9 +29,10 @@
 enum message_format { FORMAT_AMQP091 = 1, FORMATS };
 
 enum message_flag {
-    MESSAGE_PERSISTENT = 1,  /* wants to survive a restart, where the queue does */
-    MESSAGE_DEAD_LETTER = 2, /* made by dead_letter(): the history in its properties is ours */
-    MESSAGE_WAITS = 4,       /* for message_not_before_ms(); set by message_new() */
+    MESSAGE_PERSISTENT = 1,   /* wants to survive a restart, where the queue does */
+    MESSAGE_DEAD_LETTER = 2,  /* made by dead_letter(): the history in its properties is ours */
+    MESSAGE_WAITS = 4,        /* for message_not_before_ms(); set by message_new() */
+    MESSAGE_HAS_PRIORITY = 8, /* the publisher gave one, be it 0 */
 };
 
 struct message {
@@ -124,6 +125,12 @@ static inline void message_lent_end(const struct message *room)
 {
     ASSERT(room->references == 0);
     buffer_unref(room->body);
+}
+
+/* One above 0 is enough: older versions did not store the flag. */
+static inline bool message_has_priority(const struct message *m)
+{
+    return m->priority > 0 || (m->flags & MESSAGE_HAS_PRIORITY);
 }
 
 static inline struct slice message_exchange(const struct message *m)

@@ -184,28 +184,27 @@ uint64_t delay_left(const struct queue *queue, const struct queue_page *page, ui
 void delay_recover(struct queue *queue, struct queue_page *page, uint64_t sequence, uint64_t due)
 {
     uint32_t size = page->sizes[sequence % QUEUE_PAGE];
+    struct queue_lane *lane = lane_of(queue, sequence);
     bool waits = (due & DUE_MS_MAX) > loop_wall_ms(queue->host->loop);
 
     if (page->delayed & page_bit(sequence)) {
         delay_stop(queue, page, sequence);
         page->leased &= ~page_bit(sequence);
         page->dues[sequence % QUEUE_PAGE] = 0;
-        queue->ready++;
-        queue->ready_bytes += size;
+        ready_more(queue, lane, size);
     }
     if (!waits)
         return;
-    queue->ready--;
-    queue->ready_bytes -= size;
+    ready_less(queue, lane, size);
     delay_start(queue, page, sequence, due);
 }
 
 /* ---- when they are due ---- */
 
 /* NULL: the page says something else of that message now. */
-static struct queue_page *page_of(const struct queue *queue, const struct delay_entry *entry)
+static struct queue_page *page_at(const struct queue *queue, const struct delay_entry *entry)
 {
-    struct queue_page *page = page_get(queue, page_number(entry->sequence));
+    struct queue_page *page = page_of(queue, entry->sequence);
 
     if (!page || !(page->delayed & page_bit(entry->sequence)) ||
         (page->dues[entry->sequence % QUEUE_PAGE] & DUE_MS_MAX) != entry->due_ms)
@@ -217,7 +216,7 @@ static void take_first(struct queue_delay *delay)
 {
     struct queue *queue = delay->queue;
     struct delay_entry entry = delay->heap[0];
-    struct queue_page *page = page_of(queue, &entry);
+    struct queue_page *page = page_at(queue, &entry);
 
     heap_remove(delay, 0);
     if (!page)
@@ -238,7 +237,7 @@ static void sweep(struct queue_delay *delay)
         delay->sweep = delay->count;
     for (unsigned i = 0; i < SWEEP_ENTRIES && delay->sweep > 0; i++) {
         delay->sweep--;
-        if (!page_of(delay->queue, &delay->heap[delay->sweep]))
+        if (!page_at(delay->queue, &delay->heap[delay->sweep]))
             heap_remove(delay, delay->sweep);
     }
 }
@@ -318,7 +317,7 @@ void delay_check(const struct queue *queue, uint64_t delayed)
     ASSERT(queue->delayed == delayed && (delay || queue->closed || delayed == 0));
     for (size_t i = 0; delay && i < delay->count; i++) {
         ASSERT(i == 0 || !is_before(&delay->heap[i], &delay->heap[(i - 1) / 2]));
-        found += page_of(queue, &delay->heap[i]) != NULL;
+        found += page_at(queue, &delay->heap[i]) != NULL;
     }
     ASSERT(!delay || found >= delayed); /* twice, where it was held meanwhile */
     if (delay && delay->count > 0 && queue->host->has_begun && !queue->rests)

@@ -108,7 +108,16 @@ static uint64_t push(struct bench *b, uint64_t wait_ms, uint64_t lives_ms)
     assert_non_null(message);
     queue_push(&b->queue, message, 0);
     message_unref(message);
-    return queue_sequence(&b->queue) - 1;
+    return b->queue.lane.next - 1;
+}
+
+/* All that was there when it began; how many that were. */
+static uint64_t purge(struct bench *b, struct queue_purge_job *job)
+{
+    while (!queue_purge(job, &b->queue, SETTLE_PURGED))
+        queue_check(&b->queue);
+    queue_purge_fini(job);
+    return job->removed;
 }
 
 static void expect_seen(const struct bench *b, size_t index, uint64_t sequence, uint64_t at_ms)
@@ -385,6 +394,7 @@ static void what_one_costs(void **state)
 {
     struct bench *b = bench_new();
     uint64_t before = b->account.used;
+    struct queue_purge_job job;
 
     (void)state;
     b->queue.log = &b->log;
@@ -398,7 +408,8 @@ static void what_one_costs(void **state)
         queue_push(&b->queue, message, s);
     message_unref(message);
     assert_true(cost(b, before) / SEEN_MAX < 64);
-    queue_purge(&b->queue, SEEN_MAX + 1, &(uint64_t){0}, SETTLE_PURGED);
+    queue_purge_begin(&job, &b->queue);
+    assert_int_equal(purge(b, &job), SEEN_MAX);
     bench_free(b);
 }
 
@@ -406,14 +417,17 @@ static void what_one_costs(void **state)
 static void what_is_settled_early_is_forgotten(void **state)
 {
     struct bench *b = bench_new();
-    uint64_t position = 0, start_ms = loop_wall_ms(b->loop), before;
+    uint64_t start_ms = loop_wall_ms(b->loop), before;
+    struct queue_purge_job job;
 
     (void)state;
-    for (unsigned i = 0; i < 50000; i++)
+    for (unsigned i = 0; i < 50000; i++) {
+        if (i == 48999)
+            queue_purge_begin(&job, &b->queue);
         push(b, 100000 - i, 0);
+    }
     pass_ms(b, 1);
-    while (position < 49000)
-        queue_purge(&b->queue, 49000, &position, SETTLE_PURGED);
+    assert_int_equal(purge(b, &job), 48999);
     assert_int_equal(b->queue.delayed, 1001);
     before = b->account.used;
     pass_ms(b, 1000);
@@ -436,14 +450,16 @@ static void the_heap_does_not_grow_with_what_was(void **state)
 {
     struct bench *b = bench_new();
     uint64_t before = b->account.used, count = 0;
+    struct queue_purge_job job;
 
     (void)state;
     for (unsigned round = 0; round < 300; round++) {
-        for (unsigned i = 0; i < 1000; i++)
+        for (unsigned i = 0; i < 1000; i++) {
+            if (i == 999)
+                queue_purge_begin(&job, &b->queue);
             push(b, 1000000 + i, 0);
-        uint64_t position = 0;
-        while (position < 1000 * (round + 1))
-            count += queue_purge(&b->queue, 1000 * (round + 1), &position, SETTLE_PURGED);
+        }
+        count += purge(b, &job);
         pass_ms(b, 20);
     }
     assert_int_equal(count, 300 * 1000 - 1);

@@ -23,29 +23,31 @@ void queue_activate(struct queue *queue)
 
 /* ---- the mark (see queue.h, invariant 5) ---- */
 
-static void mark_write(struct queue *queue, uint64_t sequence)
+static void mark_write(struct queue *queue, struct queue_lane *lane, uint64_t sequence)
 {
-    queue->mark_logged = sequence + QUEUE_MARK_STRIDE;
-    log_append_delivered(queue->log, queue->id, queue->mark_logged);
+    lane->mark_logged = sequence + QUEUE_MARK_STRIDE;
+    log_append_delivered(queue->log, queue->id, lane->mark_logged);
     queue->mark_block = log_block_last(queue->log);
     queue_touch(queue);
     if (!list_linked(&queue->mark_link))
         list_append(&queue->host->awaiting_mark, &queue->mark_link);
 }
 
-bool queue_mark_allows(struct queue *queue, uint64_t sequence)
+bool queue_mark_allows(struct queue *queue, const struct queue_place *place)
 {
-    if (!queue->log || queue->host->has_failed ||
-        !page_get(queue, page_number(sequence))->positions[sequence % QUEUE_PAGE])
+    struct queue_lane *lane = place->lane;
+    uint64_t sequence = place->sequence;
+
+    if (!queue->log || queue->host->has_failed || !place->page->positions[sequence % QUEUE_PAGE])
         return true;
-    if (sequence < queue->mark_durable) {
+    if (sequence < lane->mark_durable) {
         /* half a stride ahead, so that nobody waits */
-        if (sequence + QUEUE_MARK_STRIDE / 2 > queue->mark_logged)
-            mark_write(queue, sequence);
+        if (sequence + QUEUE_MARK_STRIDE / 2 > lane->mark_logged)
+            mark_write(queue, lane, sequence);
         return true;
     }
-    if (sequence >= queue->mark_logged)
-        mark_write(queue, sequence);
+    if (sequence >= lane->mark_logged)
+        mark_write(queue, lane, sequence);
     if (!queue->waits_for_mark) {
         queue->waits_for_mark = true;
         log_commit(queue->log);
@@ -57,10 +59,12 @@ void queue_host_durable(struct queue_host *host, uint64_t block)
 {
     LIST_EACH (&host->awaiting_mark, link) {
         struct queue *queue = CONTAINER_OF(link, struct queue, mark_link);
+        struct queue_lane *lane;
         if (queue->mark_block > block)
             continue;
         list_remove(link);
-        queue->mark_durable = queue->mark_logged;
+        LANES_EACH (queue, lane, number)
+            lane->mark_durable = lane->mark_logged;
         queue->waits_for_mark = false;
         queue_activate(queue);
     }
@@ -74,15 +78,15 @@ void queue_host_failed(struct queue_host *host)
 
 /* ---- giving out ---- */
 
-static struct queue_item item_at(const struct queue *queue, uint64_t sequence)
+static struct queue_item item_at(const struct queue_place *place)
 {
-    const struct queue_page *page = page_get(queue, page_number(sequence));
-    unsigned index = sequence % QUEUE_PAGE;
+    const struct queue_page *page = place->page;
+    unsigned index = place->sequence % QUEUE_PAGE;
 
     return (struct queue_item){
         .message = page->messages[index],
-        .sequence = sequence,
-        .redelivered = page->returned & page_bit(sequence),
+        .sequence = place->sequence,
+        .redelivered = page->returned & page_bit(place->sequence),
         .count = page->counts ? page->counts[index] : 0,
     };
 }
@@ -91,16 +95,16 @@ int queue_take(struct queue *queue, struct queue_item *item)
 {
     if (queue->closed || queue->ready == 0)
         return E_NOT_FOUND;
-    uint64_t sequence = queue_head(queue);
-    if (!queue_is_hot(queue, sequence) || !queue_mark_allows(queue, sequence))
+    struct queue_place head = queue_head(queue);
+    if (!queue_is_hot(queue, &head) || !queue_mark_allows(queue, &head))
         return E_AGAIN;
-    if (upkeep_head_is_over(queue, sequence)) {
+    if (upkeep_head_is_over(queue, &head)) {
         dispatch_soon(queue); /* at the next one, for the getter that will wait */
         return queue->ready > 0 ? E_AGAIN : E_NOT_FOUND;
     }
-    *item = item_at(queue, sequence);
+    *item = item_at(&head);
     message_ref(item->message);
-    queue_lease(queue, sequence);
+    queue_lease(queue, &head);
     if (queue->upkeep)
         upkeep_took(queue);
     return 0;
@@ -154,22 +158,22 @@ static void charge(struct consumer *consumer, const struct queue_item *item)
 static bool deliver_one(struct queue *queue)
 {
     struct consumer *consumer = CONTAINER_OF(list_first(&queue->active), struct consumer, link);
-    uint64_t sequence = queue_head(queue);
+    struct queue_place head = queue_head(queue);
 
-    if (!queue_is_hot(queue, sequence) || !queue_mark_allows(queue, sequence))
+    if (!queue_is_hot(queue, &head) || !queue_mark_allows(queue, &head))
         return false;
-    if (upkeep_head_is_over(queue, sequence))
+    if (upkeep_head_is_over(queue, &head))
         return true;
-    struct queue_item item = item_at(queue, sequence);
+    struct queue_item item = item_at(&head);
     if (queue->host->events->deliver(queue->host->context, consumer, &item) != 0) {
         consumer->parked = true;
         consumer_place(consumer);
         return true;
     }
     charge(consumer, &item);
-    queue_lease(queue, sequence);
+    queue_lease(queue, &head);
     if (consumer->settles_itself)
-        queue_settle(queue, sequence, SETTLE_DELIVERED);
+        queue_settle(queue, head.sequence, SETTLE_DELIVERED);
     consumer_place(consumer);
     return true;
 }

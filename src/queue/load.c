@@ -20,14 +20,15 @@ struct queue_load {
 static void load_end(struct queue_load *load)
 {
     struct queue *queue = load->queue;
-    struct queue_page *page = page_get(queue, load->page);
+    struct queue_lane *lane = lane_of(queue, load->page * QUEUE_PAGE);
+    struct queue_page *page = page_get(lane, load->page);
 
     ASSERT(page && page->loading && queue->loads_count > 0);
     page->loading = false;
     list_remove(&load->link);
     queue->loads_count--;
     if (page->live == 0)
-        page_trim(queue, load->page);
+        page_trim(queue, lane, load->page);
     free(load);
     if (queue->upkeep)
         upkeep_look(queue);
@@ -58,7 +59,7 @@ static void load_done(struct log_read *read)
 {
     struct queue_load *load = CONTAINER_OF(read, struct queue_load, read);
     struct queue *queue = load->queue;
-    struct queue_page *page = page_get(queue, load->page);
+    struct queue_page *page = page_of(queue, load->page * QUEUE_PAGE);
     bool retry = false;
 
     ASSERT(page && page->loading);
@@ -130,17 +131,17 @@ static bool page_is_cold(const struct queue_page *page)
     return false;
 }
 
-bool queue_is_hot(struct queue *queue, uint64_t sequence)
+bool queue_is_hot(struct queue *queue, const struct queue_place *place)
 {
-    struct queue_page *page = page_get(queue, page_number(sequence));
-    unsigned index = sequence % QUEUE_PAGE;
+    struct queue_page *page = place->page;
+    unsigned index = place->sequence % QUEUE_PAGE;
 
     if (!queue->log || (page->messages && page->messages[index] && index % 16 != 0))
         return true; /* what is in no log is in memory */
     /* at some places in each page: look ahead, too */
-    for (uint64_t n = page_number(sequence), end = n + QUEUE_READ_AHEAD;
+    for (uint64_t n = page_number(place->sequence), end = n + QUEUE_READ_AHEAD;
          n < end && queue->loads_count < QUEUE_READ_AHEAD; n++) {
-        struct queue_page *ahead = page_get(queue, n);
+        struct queue_page *ahead = page_get(place->lane, n);
         if (page_is_cold(ahead))
             load_start(queue, n, ahead);
     }

@@ -15,6 +15,16 @@
  * earlier by the wall clock, and as soon after as there is a turn. The log keeps that time. Limits
  * look at ready messages; a time to live begins when the message may be given out.
  *
+ * A queue has one *lane*, or, where it has levels of priority, one for each level in use. A lane is
+ * a sequence of its own, with pages and cursors of its own: the high bits of a message's sequence
+ * are the lane's number, so that whoever knows the sequence (a lease, a record of the log) knows
+ * the lane. Which lane is next is asked of a *chooser*: the highest level that has a ready message.
+ * What is said below of order holds within a lane. (Lanes share nothing, so the first message of a
+ * lane is found without a look at the others, however many messages wait there; and a queue with
+ * one lane does not know that there are others. Bits per lane in common pages would have cost a
+ * walk over pages full of other lanes' messages, or lists of pages for each lane, which is the same
+ * again.)
+ *
  * Messages stand in *pages* of 64 in the order of their sequence; a page has one bit per message
  * and state, so that leases and settlements out of order cost bits. A page is *hot* where it has
  * the messages in memory and *cold* where it has only their positions in the log; cold ones are
@@ -26,19 +36,21 @@
  * messages go out in the order of their sequence, returned ones first, since theirs is lower.
  *
  * After an unclean stop nobody knows what had been delivered. So a queue logs, before it delivers a
- * sequence, a mark beyond it (in strides of QUEUE_MARK_STRIDE): whatever is below the last mark
- * comes back as redelivered.
+ * sequence, a mark beyond it (in strides of QUEUE_MARK_STRIDE): whatever is below the last mark of
+ * its lane comes back as redelivered.
  *
  * Invariants (queue_check):
- *  1. leased and returned are subsets of live, delayed of leased; every live sequence is below
- * `next`. The counts of leased messages are without those that are delayed.
- *  2. ready = live - leased, summed over all pages; `returned_ready` of them are below `fresh`.
+ *  1. leased and returned are subsets of live, delayed of leased; every live sequence is below its
+ * lane's `next`. The counts of leased messages are without those that are delayed.
+ *  2. ready = live - leased, summed over all pages; `returned_ready` of a lane are below `fresh`.
  *  3. No live, unleased sequence is below min(returned_first, fresh); none below `fresh` if
  * returned_ready is 0.
  *  4. A live message has a position, or is in memory, or both.
  *  5. Whatever is delayed stands in the heap (delay.c), with the time that its page has.
  *  6. In a queue with a log that works, what was delivered and has a position is below
  * `mark_durable`.
+ *  6. In a queue with several lanes each counts its ready messages, and the chooser knows exactly
+ * those lanes that have some.
  *
  * A queue belongs to a *host*: what the queues of one shard share. All functions are for the host's
  * worker. The owner (the broker) embeds the struct; nothing of it is for others to write, except
@@ -55,6 +67,12 @@
 #define QUEUE_HOT_PAGES   16u        /* from the cursor on, these stay in memory under pressure, */
 #define QUEUE_HOT_BYTES   (4u << 20) /* as far as their bodies are not more than this */
 
+/* The lane's number, and the place in it, which begins with 1: a million messages a second take
+ * nine years to the end. The lane 0 is the one that every queue has. */
+#define QUEUE_LANE_SHIFT 48u
+#define QUEUE_LANE_SPAN  (1ull << QUEUE_LANE_SHIFT)
+#define QUEUE_LANES_MAX  1024u
+
 /* With which a message is logged, for a start to know: it has a time to live of its own. */
 #define QUEUE_LANE_MORTAL 0x100u
 
@@ -64,6 +82,8 @@
 struct queue;
 struct consumer;
 struct page_entry;
+struct queue_lanes;
+struct queue_returns;
 struct queue_promise;
 struct queue_upkeep;
 struct queue_delay;
@@ -139,6 +159,28 @@ void queue_host_failed(struct queue_host *host);
 
 /* ---- the queue ---- */
 
+struct queue_lane {
+    struct page_entry *pages; /* by growing number; some have become empty, see queue_private.h */
+    uint32_t pages_capacity, pages_start, pages_count, pages_empty;
+
+    uint64_t next;           /* sequence of the next push; its high bits are the lane's number */
+    uint64_t fresh;          /* first sequence that was never given out */
+    uint64_t returned_first; /* no returned ready sequence is below */
+    uint64_t returned_ready;
+
+    uint64_t mark_logged, mark_durable;
+    uint64_t looked_until; /* what is before has been looked at (upkeep.c) */
+
+    uint64_t ready, ready_bytes; /* counted where the queue has several lanes */
+};
+
+/* Levels of priority. Those that are never used cost nothing. */
+struct queue_levels {
+    uint8_t max;         /* a message of a higher priority has this level; 0: there is only one */
+    uint8_t absent;      /* the level of messages without priority; at most `max` */
+    bool returned_first; /* what came back goes out before all else, in the order of its return */
+};
+
 struct queue {
     struct queue_host *host;
     uint64_t id;         /* in the log */
@@ -152,19 +194,17 @@ struct queue {
     bool rests;  /* does nothing by itself: it is on its way */
     bool buried; /* it is closed, and was one whose dead were buried */
 
-    struct page_entry *pages; /* by growing number; some have become empty, see queue_private.h */
-    uint32_t pages_capacity, pages_start, pages_count, pages_empty;
+    struct queue_lane lane;        /* number 0 */
+    struct queue_lanes *lanes;     /* NULL: there is no other */
+    struct queue_returns *returns; /* NULL: nothing has come back that goes out first */
+    struct queue_levels levels;
 
-    uint64_t next;           /* sequence of the next push */
-    uint64_t fresh;          /* first sequence that was never given out */
-    uint64_t returned_first; /* no returned ready sequence is below */
-    uint64_t returned_ready;
     uint64_t ready, leased, delayed;
     uint64_t ready_bytes, leased_bytes, delayed_bytes; /* of bodies */
     uint64_t set_aside; /* of the leased: the owner's dead that it cannot read, until the restart */
 
-    uint64_t mark_logged, mark_durable, mark_block;
-    struct list loads; /* being read from the log */
+    uint64_t mark_block; /* of the last mark, of any lane */
+    struct list loads;   /* being read from the log */
     unsigned loads_count;
 
     struct list active; /* consumers with credit, by falling priority, then in turn */
@@ -202,11 +242,18 @@ static inline bool queue_unref(struct queue *queue)
  * settled before; UINT64_MAX: none is. */
 uint64_t queue_next_due_ms(const struct queue *queue);
 
-/* The sequence that the next push must have: for the log record that comes before it. */
-static inline uint64_t queue_sequence(const struct queue *queue)
+/* At once, when nothing is in it yet. */
+void queue_set_levels(struct queue *queue, const struct queue_levels *levels);
+
+/* The sequence that a push of this message must have: for the log record that comes before it. */
+uint64_t queue_sequence_in_levels(const struct queue *queue, const struct message *message);
+static inline uint64_t queue_sequence(const struct queue *queue, const struct message *message)
 {
-    return queue->next;
+    return queue->levels.max == 0 ? queue->lane.next : queue_sequence_in_levels(queue, message);
 }
+
+/* Has there been a push of that sequence? */
+bool queue_has_come_to(const struct queue *queue, uint64_t sequence);
 
 /* Takes a reference on the message. position 0: not in the log. */
 void queue_push(struct queue *queue, struct message *message, uint64_t position);
@@ -237,9 +284,21 @@ bool queue_hold(struct queue *queue, uint64_t sequence) MUST_CHECK;
 /* Of a leased message: is it in the log, so that what becomes of it is, too? */
 bool queue_is_logged(const struct queue *queue, uint64_t sequence);
 
-/* Settles ready and delayed messages below `end`, from the lowest on, for a slice of the turn;
- * returns how many. Done when *position (start with 0) has come to `end`. */
-uint64_t queue_purge(struct queue *queue, uint64_t end, uint64_t *position, enum settle_reason why);
+/* Settles what is ready or delayed when it begins, in slices. */
+struct queue_purge_job {
+    uint64_t removed; /* so far */
+
+    /* The queue's from here. */
+    uint64_t position; /* all before is settled */
+    uint64_t *ends;    /* by lane */
+    unsigned lanes;
+};
+void queue_purge_begin(struct queue_purge_job *purge, const struct queue *queue);
+void queue_purge_fini(struct queue_purge_job *purge);
+
+/* For a slice of the turn; true when that was all, or the queue is closed. */
+bool queue_purge(struct queue_purge_job *purge, struct queue *queue,
+                 enum settle_reason why) MUST_CHECK;
 
 /* Deleted: nothing is delivered any more. A crash may undo that: until the deletion is durable it
  * is whole, what is settled is settled, and where its state has changed it is in the host's
@@ -354,12 +413,15 @@ void queue_rest(struct queue *queue, bool rests);
  * delivered any more, so what was never given out need not come back as redelivered. */
 void queue_write_state(struct queue *queue, bool exact);
 
+/* An exact state would say more than what is in the log. */
+bool queue_is_inexact(const struct queue *queue);
+
 /* In the order of struct log_recovery; then queue_recover_end(), which returns how many messages
  * the state speaks of that the log no longer has. E_VERSION, E_CORRUPT: the state cannot be read,
  * and the queue goes on as if there were none: better a message twice than none. */
 int queue_recover_state(struct queue *queue, struct slice bytes) MUST_CHECK;
 bool queue_recover_message(struct queue *queue, uint64_t sequence, uint64_t position, uint64_t size,
-                           uint16_t lane, uint64_t due_ms); /* false: release */
+                           uint16_t note, uint64_t due_ms); /* false: release */
 void queue_recover_settled(struct queue *queue, uint64_t first, uint64_t last);
 void queue_recover_returned(struct queue *queue, uint64_t first, uint64_t last, uint32_t count);
 void queue_recover_postponed(struct queue *queue, uint64_t sequence, uint64_t due_ms);
@@ -380,9 +442,9 @@ struct queue_traveller {
     uint64_t due_ms; /* 0: it waits for nothing; of a leased one: if it comes back until then */
 };
 
-/* Tells live messages in the order of their sequence, each as it is when it is told; they may come
- * and go meanwhile. Zeroed, with queue and ready set, and `at`, when not from the first on; stays
- * where it is, and keeps a reference on the queue, while it is reading. */
+/* Tells live messages in the order of their sequence (lane by lane, 0 first), each as it is when it
+ * is told; they may come and go meanwhile. Zeroed, with queue and ready set, and `at`, when not
+ * from the first on; stays where it is, and keeps a reference on the queue, while it is reading. */
 struct queue_walk {
     struct queue *queue;
     uint64_t at; /* all below have been told */
@@ -409,16 +471,20 @@ void queue_walk_fini(struct queue_walk *walk);
  * Nothing is pushed or given out meanwhile; what is leased may be settled and returned at any time,
  * here, and there once it has been told. */
 
-/* What a queue has besides its messages. */
+/* What a lane has besides its messages. */
 struct queue_standing {
-    uint64_t next, fresh, mark, set_aside; /* see struct queue */
+    uint64_t next, fresh, mark; /* see struct queue_lane */
+    uint64_t set_aside;         /* the queue's, with lane 0 */
 };
-struct queue_standing queue_standing(const struct queue *queue);
 
-/* A new queue takes over that standing, then what is told. position: of the message in its own log,
- * where it was appended with queue_arrival_target(); 0: not in the log. The mark is durable when
- * the queue's state is, which the caller writes and waits for. */
-void queue_arrive_begin(struct queue *queue, const struct queue_standing *standing);
+/* Of the first lane from number *lane on, which *lane is then; false: there is none. */
+bool queue_standing(const struct queue *queue, unsigned *lane,
+                    struct queue_standing *standing) MUST_CHECK;
+
+/* A new queue takes over those standings, then what is told. position: of the message in its own
+ * log, where it was appended with queue_arrival_target(); 0: not in the log. The mark is durable
+ * when the queue's state is, which the caller writes and waits for. */
+void queue_arrive_lane(struct queue *queue, const struct queue_standing *standing);
 struct log_target queue_arrival_target(const struct queue *queue,
                                        const struct queue_traveller *traveller);
 void queue_arrive(struct queue *queue, const struct queue_traveller *traveller, uint64_t position);

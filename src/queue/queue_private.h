@@ -10,6 +10,7 @@ struct queue_page {
     uint64_t leased;           /* of these, given out, or delayed */
     uint64_t delayed;          /* of the leased, those that nobody has, and that wait */
     uint64_t returned;         /* of these, seen by somebody before */
+    uint64_t in_line;          /* in the queue's `returns`, if they still are there */
     struct message **messages; /* QUEUE_PAGE of them; NULL: the whole page is cold */
     uint32_t *counts;          /* returns that counted; NULL: all 0 */
     uint64_t *dues;            /* when it is due; 0: it waits for nothing; NULL: all 0 */
@@ -56,36 +57,143 @@ struct page_entry {
     struct queue_page *page; /* NULL: everything in it is settled */
 };
 
-static inline struct page_entry *page_entry(const struct queue *queue, uint32_t index)
+static inline struct page_entry *page_entry(const struct queue_lane *lane, uint32_t index)
 {
-    return &queue->pages[queue->pages_start + index];
+    return &lane->pages[lane->pages_start + index];
 }
 
 /* The index of the first entry with this number or a higher one. */
-uint32_t page_search(const struct queue *queue, uint64_t number);
+uint32_t page_search(const struct queue_lane *lane, uint64_t number);
 
-static inline uint32_t page_index(const struct queue *queue, uint64_t number)
+static inline uint32_t page_index(const struct queue_lane *lane, uint64_t number)
 {
-    if (queue->pages_count > 0) {
-        uint64_t guess = number - page_entry(queue, 0)->number;
-        if (guess < queue->pages_count && page_entry(queue, (uint32_t)guess)->number == number)
+    if (lane->pages_count > 0) {
+        uint64_t guess = number - page_entry(lane, 0)->number;
+        if (guess < lane->pages_count && page_entry(lane, (uint32_t)guess)->number == number)
             return (uint32_t)guess;
     }
-    return page_search(queue, number);
+    return page_search(lane, number);
 }
 
 /* NULL where everything is settled, or outside. */
-static inline struct queue_page *page_get(const struct queue *queue, uint64_t number)
+static inline struct queue_page *page_get(const struct queue_lane *lane, uint64_t number)
 {
-    uint32_t index = page_index(queue, number);
+    uint32_t index = page_index(lane, number);
 
-    if (index == queue->pages_count || page_entry(queue, index)->number != number)
+    if (index == lane->pages_count || page_entry(lane, index)->number != number)
         return NULL;
-    return page_entry(queue, index)->page;
+    return page_entry(lane, index)->page;
+}
+
+/* ---- lanes (lanes.c) ---- */
+
+static inline unsigned lane_number(uint64_t sequence)
+{
+    return (unsigned)(sequence >> QUEUE_LANE_SHIFT);
+}
+
+static inline uint64_t lane_start(unsigned number)
+{
+    return (uint64_t)number << QUEUE_LANE_SHIFT;
+}
+
+/* What chooses the lane that is next. */
+struct lane_chooser {
+    /* The lane has got its first ready message, or given its last. */
+    void (*filled)(struct queue_lanes *lanes, unsigned number);
+    void (*emptied)(struct queue_lanes *lanes, unsigned number);
+    /* The number of the lane that is next; some lane has a ready message. */
+    unsigned (*next)(const struct queue_lanes *lanes);
+    /* Does it know that the lane has a ready message? For queue_check(). */
+    bool (*knows)(const struct queue_lanes *lanes, unsigned number);
+};
+
+struct queue_lanes {
+    const struct lane_chooser *chooser;
+    struct queue_lane **lanes; /* by number; NULL: nothing was ever in it */
+    unsigned count;
+    /* The chooser's: */
+    unsigned home;                         /* the level of lane 0 */
+    uint64_t filled[QUEUE_LANES_MAX / 64]; /* a bit for each level */
+    uint16_t words;                        /* a bit for each of those that is not 0 */
+};
+
+/* The first lane from *number on, which *number is then; NULL: there is none. */
+struct queue_lane *lane_from(struct queue *queue, unsigned *number);
+const struct queue_lane *lane_look_from(const struct queue *queue, unsigned *number);
+#define LANES_EACH(queue, lane, number)                                                            \
+    for (unsigned number = 0; (lane = lane_from(queue, &number)); number++)
+#define LANES_LOOK_EACH(queue, lane, number)                                                       \
+    for (unsigned number = 0; (lane = lane_look_from(queue, &number)); number++)
+
+/* The lane of that sequence; NULL: there is none. */
+const struct queue_lane *lane_of_several(const struct queue *queue, uint64_t sequence);
+
+static inline const struct queue_lane *lane_look(const struct queue *queue, uint64_t sequence)
+{
+    return sequence < QUEUE_LANE_SPAN ? &queue->lane : lane_of_several(queue, sequence);
+}
+
+static inline struct queue_lane *lane_of(struct queue *queue, uint64_t sequence)
+{
+    return (struct queue_lane *)lane_look(queue, sequence);
+}
+
+/* The same, and there is one afterwards. */
+struct queue_lane *lane_make(struct queue *queue, unsigned number);
+
+/* Of queues with several lanes: a ready message more, or less. */
+void lane_ready_more(struct queue *queue, struct queue_lane *lane, uint32_t size);
+void lane_ready_less(struct queue *queue, struct queue_lane *lane, uint32_t size);
+
+static inline void ready_more(struct queue *queue, struct queue_lane *lane, uint32_t size)
+{
+    queue->ready++;
+    queue->ready_bytes += size;
+    if (queue->lanes)
+        lane_ready_more(queue, lane, size);
+}
+
+static inline void ready_less(struct queue *queue, struct queue_lane *lane, uint32_t size)
+{
+    queue->ready--;
+    queue->ready_bytes -= size;
+    if (queue->lanes)
+        lane_ready_less(queue, lane, size);
+}
+
+/* The lane that is next; there is a ready message. */
+static inline struct queue_lane *lane_next(struct queue *queue)
+{
+    const struct queue_lanes *lanes = queue->lanes;
+
+    return lanes ? lanes->lanes[lanes->chooser->next(lanes)] : &queue->lane;
+}
+
+void lanes_free(struct queue *queue);
+void lanes_check(const struct queue *queue);
+
+/* What has come back goes out in the order of its return; those of them that are not ready any more
+ * are passed over. */
+void returns_add(struct queue *queue, struct queue_page *page, uint64_t sequence);
+
+/* 0: there are none. */
+uint64_t returns_first(struct queue *queue);
+
+/* One that was given out. */
+void returns_leased(struct queue *queue, struct queue_page *page, uint64_t sequence);
+
+/* ---- pages ---- */
+
+static inline struct queue_page *page_of(const struct queue *queue, uint64_t sequence)
+{
+    const struct queue_lane *lane = lane_look(queue, sequence);
+
+    return lane ? page_get(lane, page_number(sequence)) : NULL;
 }
 
 /* The page of that number, made if need be: at the end, but for recovery. */
-struct queue_page *page_make(struct queue *queue, uint64_t number);
+struct queue_page *page_make(struct queue *queue, struct queue_lane *lane, uint64_t number);
 
 /* A page gets, and gives back, its room for messages in memory (which is charged to the host's
  * account). */
@@ -93,30 +201,35 @@ void page_heat(struct queue *queue, struct queue_page *page);
 void page_cool(struct queue *queue, struct queue_page *page);
 
 /* Frees the page of that number if nothing in it is live and no push will come to it. */
-void page_trim(struct queue *queue, uint64_t number);
+void page_trim(struct queue *queue, struct queue_lane *lane, uint64_t number);
 
-/* The lowest live, unleased sequence at or above `from`, or `queue->next`. */
-uint64_t queue_find_ready(const struct queue *queue, uint64_t from);
+/* The lowest live, unleased sequence of the lane at or above `from`, or `next`. */
+uint64_t lane_find_ready(const struct queue_lane *lane, uint64_t from);
 
-/* The item that goes out next, which must exist: its sequence. Moves the cursors over what is
- * settled. */
-uint64_t queue_head(struct queue *queue);
+/* A message in its queue. */
+struct queue_place {
+    struct queue_lane *lane;
+    struct queue_page *page;
+    uint64_t sequence;
+};
+
+/* The item that goes out next, which must exist. Moves the cursors over what is settled. */
+struct queue_place queue_head(struct queue *queue);
 
 /* Marks the head as given out. */
-void queue_lease(struct queue *queue, uint64_t sequence);
+void queue_lease(struct queue *queue, const struct queue_place *head);
 
 /* Removes a live sequence from its page: the message, the room in the log, the counts of bytes. */
 void queue_remove(struct queue *queue, struct queue_page *page, uint64_t sequence);
 
-/* Is the message of that sequence in memory? If not, reading it has been started (or waits for a
- * retry). */
-bool queue_is_hot(struct queue *queue, uint64_t sequence);
+/* Is that message in memory? If not, reading it has been started (or waits for a retry). */
+bool queue_is_hot(struct queue *queue, const struct queue_place *place);
 
 /* Forgets all reads that are under way. */
 void loads_abandon(struct queue *queue);
 
-/* May that sequence be given out, or must a mark become durable first? */
-bool queue_mark_allows(struct queue *queue, uint64_t sequence);
+/* May it be given out, or must a mark become durable first? */
+bool queue_mark_allows(struct queue *queue, const struct queue_place *place);
 
 /* Forgets what the state said. */
 void queue_promise_free(struct queue *queue);
@@ -162,7 +275,6 @@ struct queue_upkeep {
     struct queue *queue;
     struct queue_rules rules;
     bool has_mortals;        /* some of its messages have, or had, a time to live of their own */
-    uint64_t looked_until;   /* what is before has been looked at, at the head or behind it */
     struct list link;        /* host.upkeep */
     struct consumer *chosen; /* that gets all; NULL: it does not choose, or has no consumers */
     struct timer timer;
@@ -182,7 +294,7 @@ void upkeep_end(struct queue *queue);
 
 /* The head, which is in memory, has lived too long, and is no more. What is to live for 0 ms and
  * has just come is for the consumers that are there. */
-bool upkeep_head_is_over(struct queue *queue, uint64_t sequence);
+bool upkeep_head_is_over(struct queue *queue, const struct queue_place *head);
 
 /* What it has got has a time to live. */
 void queue_has_mortals(struct queue *queue);

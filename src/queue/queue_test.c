@@ -1,7 +1,11 @@
 /*
- * The queue against a model, by seed, over a log that is only remembered here: pushes, deliveries
- * to consumers with and without credit, single gets, settlements, returns, purges, messages that
- * wait for their time, cold messages and their reading back, and a restart from state and records.
+ * The queue against a model, by seed, over a log that is only remembered here: pushes, with and
+ * without priorities, deliveries to consumers with and without credit, single gets, settlements,
+ * returns, purges, messages that wait for their time, cold messages and their reading back, and a
+ * restart from state and records.
+ *
+ * The model counts messages from 1 on as they are pushed; where a message is in the queue (its
+ * sequence) it reckons for itself.
  */
 #include "queue/test_log.h"
 
@@ -13,7 +17,8 @@
 #include <cmocka.h>
 #include <stdlib.h>
 
-#define SEQUENCES_MAX 4096u
+#define SEQUENCES_MAX 4096u /* messages */
+#define LANES         32u
 #define LATE_MS_MAX   2u
 
 /* ---- the log that is only remembered ---- */
@@ -24,15 +29,16 @@ struct memory_log {
     uint64_t position; /* of the last append */
     struct message *stored[SEQUENCES_MAX];
     bool live[SEQUENCES_MAX];    /* not released, by position */
-    bool settled[SEQUENCES_MAX]; /* by sequence */
+    bool settled[SEQUENCES_MAX]; /* by message */
     uint32_t returned[SEQUENCES_MAX];
-    uint64_t due_ms[SEQUENCES_MAX];    /* by sequence: as appended */
+    uint64_t due_ms[SEQUENCES_MAX];    /* as appended */
     uint64_t postponed[SEQUENCES_MAX]; /* since then; 0: was not */
     uint64_t durable;
     uint8_t state[1u << 16];
     size_t state_size;
     struct timer timer;
     unsigned reads_done;
+    uint16_t messages[LANES][SEQUENCES_MAX]; /* which one stands there; 0: none */
 };
 
 static struct queue_host host;
@@ -40,6 +46,14 @@ static struct queue_host host;
 static struct memory_log *memory_of(struct log *log)
 {
     return CONTAINER_OF(log, struct memory_log, log);
+}
+
+static uint16_t *message_at(struct memory_log *log, uint64_t sequence)
+{
+    uint64_t lane = sequence >> QUEUE_LANE_SHIFT, place = sequence % QUEUE_LANE_SPAN;
+
+    assert_true(lane < LANES && place < SEQUENCES_MAX);
+    return &log->messages[lane][place];
 }
 
 static void log_turn(struct timer *timer)
@@ -69,8 +83,8 @@ static void log_settled(struct log *told, uint64_t first, uint64_t last, enum se
     struct memory_log *log = memory_of(told);
 
     for (uint64_t s = first; s <= last; s++) {
-        assert_false(log->settled[s]);
-        log->settled[s] = true;
+        assert_false(log->settled[*message_at(log, s)]);
+        log->settled[*message_at(log, s)] = true;
     }
 }
 
@@ -87,13 +101,17 @@ static void log_released(struct log *told, uint64_t position)
 
 static void log_returned(struct log *told, uint64_t first, uint64_t last, uint32_t count)
 {
+    struct memory_log *log = memory_of(told);
+
     assert_int_equal(first, last);
-    memory_of(told)->returned[first] += count;
+    log->returned[*message_at(log, first)] += count;
 }
 
 static void log_postponed(struct log *told, uint64_t sequence, uint64_t due_ms)
 {
-    memory_of(told)->postponed[sequence] = due_ms;
+    struct memory_log *log = memory_of(told);
+
+    log->postponed[*message_at(log, sequence)] = due_ms;
 }
 
 static void log_state(struct log *told, struct slice bytes, bool more)
@@ -140,7 +158,13 @@ struct model {
     struct memory_log *log;
     struct queue queue;
     struct account account;
+    struct queue_levels levels;
     enum state state[SEQUENCES_MAX];
+    unsigned level[SEQUENCES_MAX];
+    uint64_t sequence[SEQUENCES_MAX];
+    uint64_t pushed_in[LANES];    /* by lane */
+    uint64_t back[SEQUENCES_MAX]; /* when it came back, if that counts; 0 */
+    uint64_t backs;
     bool seen[SEQUENCES_MAX], persistent[SEQUENCES_MAX];
     uint32_t counts[SEQUENCES_MAX];
     uint64_t position[SEQUENCES_MAX];
@@ -198,31 +222,49 @@ static void catch_up(struct model *m)
     }
 }
 
-static uint64_t lowest_ready(const struct model *m)
+/* Does a go out before b? */
+static bool comes_before(const struct model *m, uint64_t a, uint64_t b)
 {
+    if (m->back[a] || m->back[b])
+        return m->back[a] && (!m->back[b] || m->back[a] < m->back[b]);
+    return m->level[a] != m->level[b] ? m->level[a] > m->level[b] : a < b;
+}
+
+/* 0: there is none. */
+static uint64_t next_ready(const struct model *m)
+{
+    uint64_t next = 0;
+
     for (uint64_t s = 1; s <= m->pushed; s++) {
-        if (m->state[s] == READY)
-            return s;
+        if (m->state[s] == READY && (!next || comes_before(m, s, next)))
+            next = s;
     }
-    return 0;
+    return next;
+}
+
+static uint64_t lane_at(uint64_t sequence)
+{
+    return sequence >> QUEUE_LANE_SHIFT;
 }
 
 static void expect_item(struct model *m, const struct queue_item *item)
 {
-    uint64_t s = item->sequence;
+    uint64_t s = *message_at(m->log, item->sequence), next = next_ready(m);
 
     if (m->state[s] == DELAYED) { /* it was seen before others that are due, too */
         assert_true(m->due_ms[s] <= wall_ms(m));
-        assert_true(lowest_ready(m) == 0 || s < lowest_ready(m));
+        assert_true(next == 0 || comes_before(m, s, next));
     } else {
-        assert_int_equal(s, lowest_ready(m));
+        assert_int_equal(s, next);
     }
+    m->back[s] = 0;
     assert_non_null(item->message);
     assert_int_equal(item->message->published_at_ms, s); /* the right one */
     assert_int_equal(item->redelivered, m->seen[s]);
     assert_int_equal(item->count, m->counts[s]);
     if (m->durable && m->persistent[s])
-        assert_true(s < m->log->log.delivered_mark && m->log->durable >= 1);
+        assert_true(item->sequence < m->log->log.delivered_marks[lane_at(item->sequence)] &&
+                    m->log->durable >= 1);
     become(m, s, LEASED);
 }
 
@@ -237,9 +279,8 @@ static int deliver(void *context, struct consumer *consumer, const struct queue_
     if (m->credit[index] != CONSUMER_UNLIMITED)
         m->credit[index]--;
     expect_item(m, item);
-    if (consumer->settles_itself) {
-        become(m, item->sequence, GONE);
-    }
+    if (consumer->settles_itself)
+        become(m, *message_at(m->log, item->sequence), GONE);
     return 0;
 }
 
@@ -251,6 +292,26 @@ static void get(void *context, struct queue *queue)
 
 static const struct queue_events events = {.deliver = deliver, .get = get};
 
+/* Most have none; its level. */
+static unsigned some_priority(struct model *m, struct message_parts *parts)
+{
+    static const uint8_t priorities[] = {0, 0, 1, 3, 4, 9, 31, 255};
+    unsigned level = m->levels.absent;
+
+    if (loop_random(m->loop) % 2) {
+        parts->priority = priorities[loop_random(m->loop) % sizeof priorities];
+        parts->flags = MESSAGE_HAS_PRIORITY;
+        level = parts->priority;
+    }
+    return level < m->levels.max ? level : m->levels.max;
+}
+
+/* Of lane 0 are those without priority. */
+static uint64_t lane_for(const struct model *m, unsigned level)
+{
+    return level == m->levels.absent ? 0 : level == 0 ? m->levels.absent : level;
+}
+
 static void push(struct model *m)
 {
     uint8_t body[16] = {0};
@@ -259,18 +320,22 @@ static void push(struct model *m)
 
     if (s >= SEQUENCES_MAX)
         return;
-    m->due_ms[s] = loop_random(m->loop) % 4 ? 0 : wall_ms(m) + loop_random(m->loop) % 30;
-    struct message *message = message_new(
-        &m->account,
-        &(struct message_parts){.format = FORMAT_AMQP091,
-                                .exchange = slice_text("e"),
-                                .key = slice_text("k"),
-                                .body = slice_of(body, 1 + loop_random(m->loop) % sizeof body),
-                                .published_at_ms = s,
-                                .not_before_ms = m->due_ms[s]});
+    if (loop_random(m->loop) % 4 == 0 && !m->levels.returned_first)
+        m->due_ms[s] = wall_ms(m) + loop_random(m->loop) % 30;
+    struct message_parts parts = {.format = FORMAT_AMQP091,
+                                  .exchange = slice_text("e"),
+                                  .key = slice_text("k"),
+                                  .body = slice_of(body, 1 + loop_random(m->loop) % sizeof body),
+                                  .published_at_ms = s,
+                                  .not_before_ms = m->due_ms[s]};
+    m->level[s] = some_priority(m, &parts);
+    struct message *message = message_new(&m->account, &parts);
     assert_non_null(message);
     struct log_target target = queue_target(&m->queue, message);
-    assert_int_equal(target.sequence, s);
+    uint64_t lane = lane_for(m, m->level[s]);
+    m->sequence[s] = (lane << QUEUE_LANE_SHIFT) + ++m->pushed_in[lane];
+    *message_at(m->log, m->sequence[s]) = (uint16_t)s;
+    assert_int_equal(target.sequence, m->sequence[s]);
     assert_int_equal(target.lane, m->due_ms[s] ? LOG_LANE_DUE : 0);
     m->persistent[s] = m->durable && loop_random(m->loop) % 4;
     if (m->persistent[s]) {
@@ -307,34 +372,36 @@ static void take(struct model *m)
         expect_item(m, &item);
         message_unref(item.message);
     } else {
-        assert_true(result == (lowest_ready(m) ? E_AGAIN : E_NOT_FOUND) || count_due(m) > 0);
+        assert_true(result == (next_ready(m) ? E_AGAIN : E_NOT_FOUND) || count_due(m) > 0);
     }
 }
 
 /* This one, or also those behind it that are leased, at most so many. */
-static void settle(struct model *m, uint64_t first)
+static void settle(struct model *m, uint64_t s)
 {
-    uint64_t last = first, most = loop_random(m->loop) % 4 ? 0 : loop_random(m->loop) % 200;
+    uint64_t first = m->sequence[s], last = first;
+    uint64_t most = loop_random(m->loop) % 4 ? 0 : loop_random(m->loop) % 200;
 
-    while (last < m->pushed && last - first < most && m->state[last + 1] == LEASED)
+    while (last - first < most && m->state[*message_at(m->log, last + 1)] == LEASED)
         last++;
     if (last > first)
         queue_settle_range(&m->queue, first, last, SETTLE_ACCEPTED);
     else
         queue_settle(&m->queue, first, SETTLE_ACCEPTED);
-    for (uint64_t s = first; s <= last; s++)
-        become(m, s, GONE);
+    for (uint64_t sequence = first; sequence <= last; sequence++)
+        become(m, *message_at(m->log, sequence), GONE);
 }
 
 static void purge(struct model *m)
 {
-    uint64_t position = 0, end = m->queue.next, removed = 0, all = m->ready + m->delayed;
+    uint64_t all = m->ready + m->delayed;
+    struct queue_purge_job job;
 
-    while (position < end) {
-        removed += queue_purge(&m->queue, end, &position, SETTLE_PURGED);
+    queue_purge_begin(&job, &m->queue);
+    while (!queue_purge(&job, &m->queue, SETTLE_PURGED))
         queue_check(&m->queue);
-    }
-    assert_int_equal(removed, all);
+    assert_int_equal(job.removed, all);
+    queue_purge_fini(&job);
     for (uint64_t s = 1; s <= m->pushed; s++) {
         if (m->state[s] == READY || m->state[s] == DELAYED)
             become(m, s, GONE);
@@ -345,12 +412,14 @@ static void return_one(struct model *m, uint64_t s)
 {
     bool seen = loop_random(m->loop) % 2, counted = loop_random(m->loop) % 2;
 
-    if (loop_random(m->loop) % 2) {
-        queue_return(&m->queue, s, seen, counted);
+    if (loop_random(m->loop) % 2 || m->levels.returned_first) {
+        queue_return(&m->queue, m->sequence[s], seen, counted);
         m->seen[s] = m->seen[s] || seen;
+        if (m->levels.returned_first && m->seen[s])
+            m->back[s] = ++m->backs;
     } else {
         m->due_ms[s] = wall_ms(m) + loop_random(m->loop) % 30;
-        queue_return_later(&m->queue, s, counted, m->due_ms[s]);
+        queue_return_later(&m->queue, m->sequence[s], counted, m->due_ms[s]);
         m->seen[s] = true;
         m->put_off++;
     }
@@ -364,7 +433,9 @@ static void hold_one(struct model *m)
     uint64_t s = 1 + loop_random(m->loop) % (m->pushed + 1);
     bool is_free = m->state[s] == READY || m->state[s] == DELAYED;
 
-    assert_int_equal(queue_hold(&m->queue, s), is_free);
+    if (m->levels.returned_first)
+        return; /* it may keep its place among what came back, or not */
+    assert_int_equal(queue_hold(&m->queue, m->sequence[s]), is_free);
     if (is_free)
         become(m, s, LEASED);
 }
@@ -382,7 +453,9 @@ static void look_begin(struct model *m)
 
     m->walk = (struct queue_walk){
         .queue = &m->queue,
-        .at = loop_random(m->loop) % 2 ? loop_random(m->loop) % (m->pushed + 2) : 0,
+        .at = loop_random(m->loop) % 2 && m->pushed > 0
+                  ? m->sequence[1 + loop_random(m->loop) % m->pushed]
+                  : 0,
         .skips_ready = kind == 1,
         .skips_leased = kind == 2,
         .skips_delayed = kind >= 2,
@@ -412,26 +485,27 @@ static void look(struct model *m)
     for (uint64_t n = loop_random(m->loop) % 100; n > 0 && result == 1; n--) {
         uint64_t from = walk->at;
         result = queue_walk_next(walk, &seen);
-        uint64_t end = result == 1 ? seen.sequence : result == 0 ? m->pushed + 1 : from;
-        for (uint64_t s = from; s < end; s++)
+        uint64_t end = result == 1 ? seen.sequence : result == 0 ? UINT64_MAX : from;
+        for (uint64_t s = 1; s <= m->pushed; s++)
             assert_false(
-                (m->state[s] == READY && !walk->skips_ready) ||
-                (m->state[s] == LEASED && !walk->skips_leased) ||
-                (m->state[s] == DELAYED && m->due_ms[s] > wall_ms(m) && !walk->skips_delayed));
+                m->sequence[s] >= from && m->sequence[s] < end &&
+                ((m->state[s] == READY && !walk->skips_ready) ||
+                 (m->state[s] == LEASED && !walk->skips_leased) ||
+                 (m->state[s] == DELAYED && m->due_ms[s] > wall_ms(m) && !walk->skips_delayed)));
         if (result != 1)
             continue;
+        uint64_t s = *message_at(m->log, seen.sequence);
         enum state told = seen.is_leased ? LEASED : seen.due_ms ? DELAYED : READY;
-        bool is_due = m->due_ms[seen.sequence] <= wall_ms(m);
-        assert_true(m->state[seen.sequence] == told ||
-                    (m->state[seen.sequence] == DELAYED && told == READY && is_due));
-        assert_true(told != DELAYED || seen.due_ms == m->due_ms[seen.sequence]);
+        bool is_due = m->due_ms[s] <= wall_ms(m);
+        assert_true(m->state[s] == told || (m->state[s] == DELAYED && told == READY && is_due));
+        assert_true(told != DELAYED || seen.due_ms == m->due_ms[s]);
         assert_false(told == LEASED    ? walk->skips_leased
                      : told == DELAYED ? walk->skips_delayed
                                        : walk->skips_ready);
-        assert_int_equal(seen.message->published_at_ms, seen.sequence);
-        assert_int_equal(seen.is_logged, m->persistent[seen.sequence]);
-        assert_int_equal(seen.count, m->counts[seen.sequence]);
-        assert_int_equal(seen.is_returned, m->seen[seen.sequence]);
+        assert_int_equal(seen.message->published_at_ms, s);
+        assert_int_equal(seen.is_logged, m->persistent[s]);
+        assert_int_equal(seen.count, m->counts[s]);
+        assert_int_equal(seen.is_returned, m->seen[s]);
         message_unref(seen.message);
         m->looked++;
     }
@@ -507,53 +581,69 @@ static bool is_seen_again(const struct model *m, uint64_t s, uint64_t mark)
 
     if (m->counts[s] > 0 || (was_put_off && m->state[s] == DELAYED))
         return true;
-    return s < mark && m->state[s] != DELAYED;
+    return m->sequence[s] < mark && m->state[s] != DELAYED;
+}
+
+static void recover_records(struct model *m)
+{
+    struct memory_log *log = m->log;
+
+    for (uint64_t s = 1; s <= m->pushed; s++) {
+        uint64_t sequence = m->sequence[s];
+        if (log->settled[s]) {
+            log->live[m->position[s]] = true; /* the log counts anew, too */
+            queue_recover_settled(&m->queue, sequence, sequence);
+        }
+        if (log->returned[s])
+            queue_recover_returned(&m->queue, sequence, sequence, log->returned[s]);
+        if (log->postponed[s])
+            queue_recover_postponed(&m->queue, sequence, log->postponed[s]);
+    }
+    for (unsigned lane = 0; lane < LANES; lane++) {
+        if (log->log.delivered_marks[lane])
+            queue_recover_delivered(&m->queue, log->log.delivered_marks[lane]);
+    }
 }
 
 /* What the log knows makes the same queue again. */
 static void restart(struct model *m, bool with_state)
 {
     struct memory_log *log = m->log;
+    struct queue_standing standing;
 
     if (with_state)
         queue_write_state(&m->queue, loop_random(m->loop) % 2);
-    uint64_t mark = m->queue.mark_logged;
     list_init(&log->log.reads); /* nobody waits for them any more */
     queue_abandon(&m->queue);
     queue_fini(&m->queue);
     queue_init(&m->queue, &host, TEST_LOG_QUEUE, &log->log);
+    queue_set_levels(&m->queue, &m->levels);
     if (with_state)
         assert_int_equal(queue_recover_state(&m->queue, slice_of(log->state, log->state_size)), 0);
-    uint64_t exact = with_state ? m->queue.mark_durable : mark;
+    for (unsigned lane = 0; with_state && queue_standing(&m->queue, &lane, &standing); lane++)
+        log->log.delivered_marks[lane] = standing.mark;
     for (uint64_t s = 1; s <= m->pushed; s++) {
         if (!m->persistent[s])
             continue;
-        bool kept = queue_recover_message(&m->queue, s, m->position[s], 1, 0, log->due_ms[s]);
+        bool kept =
+            queue_recover_message(&m->queue, m->sequence[s], m->position[s], 1, 0, log->due_ms[s]);
         if (with_state)
             assert_int_equal(kept, log->live[m->position[s]]);
     }
-    for (uint64_t s = 1; !with_state && s <= m->pushed; s++) {
-        if (log->settled[s]) {
-            log->live[m->position[s]] = true; /* the log counts anew, too */
-            queue_recover_settled(&m->queue, s, s);
-        }
-        if (log->returned[s])
-            queue_recover_returned(&m->queue, s, s, log->returned[s]);
-        if (log->postponed[s])
-            queue_recover_postponed(&m->queue, s, log->postponed[s]);
-    }
     if (!with_state)
-        queue_recover_delivered(&m->queue, mark);
+        recover_records(m);
     assert_int_equal(queue_recover_end(&m->queue), 0);
     queue_check(&m->queue);
     for (uint64_t s = 1; s <= m->pushed; s++) {
+        uint64_t mark = log->log.delivered_marks[lane_at(m->sequence[s])];
+        m->back[s] = 0;
         if (m->state[s] == GONE)
             continue;
         if (m->persistent[s])
             become_ready(m, s);
         else
             become(m, s, GONE);
-        m->seen[s] = is_seen_again(m, s, exact) || (!with_state && log->postponed[s]);
+        m->seen[s] = is_seen_again(m, s, mark) || (!with_state && log->postponed[s]);
     }
     assert_int_equal(m->queue.ready, m->ready);
     assert_int_equal(m->queue.delayed, m->delayed);
@@ -576,6 +666,9 @@ struct tally {
     uint64_t reads, looked, delays, put_off;
 };
 
+static const struct queue_levels levels[] = {
+    {0}, {.max = 3}, {.max = 31, .absent = 4, .returned_first = true}, {.max = 9}};
+
 static void run_seed(uint64_t seed, struct tally *tally)
 {
     struct model *m = memory_new(sizeof *m);
@@ -593,6 +686,8 @@ static void run_seed(uint64_t seed, struct tally *tally)
     queue_host_init(&host);
     queue_host_begin(&host);
     queue_init(&m->queue, &host, TEST_LOG_QUEUE, m->durable ? &log->log : NULL);
+    m->levels = levels[seed / 4 % 4];
+    queue_set_levels(&m->queue, &m->levels);
     for (size_t i = 0; i < 3; i++) {
         m->consumers[i] = (struct consumer){
             .queue = &m->queue, .credit_bytes = INT64_MAX / 8, .settles_itself = i == 2};
@@ -667,7 +762,7 @@ static void one_old_message(void **state)
         queue_settle(&queue, item.sequence, SETTLE_ACCEPTED);
     }
     queue_check(&queue);
-    assert_true(queue.pages_capacity <= 8);
+    assert_true(queue.lane.pages_capacity <= 8);
     assert_true(account.used < 10000);
     queue_return(&queue, 1, true, false);
     assert_int_equal(queue_take(&queue, &item), 0);
@@ -703,8 +798,8 @@ static void broken_states_are_refused(void **state)
 {
     static const uint64_t broken[][8] = {
         {0, 1, 0, 0},                       /* no next */
-        {(1ull << 62) + 1, 1, 0, 0},        /* a sequence that nobody reaches */
-        {10, (1ull << 62) + 1, 0, 0},       /* a mark that nobody reaches */
+        {1ull << 48, 1, 0, 0},              /* a sequence that nobody reaches */
+        {10, 1ull << 62, 0, 0},             /* a mark that nobody reaches */
         {10, 1, 1, 0, 3, 0},                /* sequence 0 */
         {10, 1, 1, 5, 5, 0},                /* beyond next */
         {10, 1, 1, 5, UINT64_MAX, 0},       /* a length that is none */
@@ -733,16 +828,16 @@ static void broken_states_are_refused(void **state)
     queue_init(&queue, &host, TEST_LOG_QUEUE, &log->log);
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         assert_int_equal(recover_numbers(&queue, broken[i], sizes[i]), E_CORRUPT);
-        assert_int_equal(queue.next, 1);
+        assert_int_equal(queue.lane.next, 1);
     }
-    assert_int_equal(queue_recover_state(&queue, slice_text("\3")), E_VERSION);
+    assert_int_equal(queue_recover_state(&queue, slice_text("\4")), E_VERSION);
     assert_true(queue_recover_message(&queue, 5, 1, 1, 0, 0)); /* as if there were none */
     assert_int_equal(queue_recover_end(&queue), 0);
     queue_abandon(&queue);
     queue_fini(&queue);
 
-    /* what it promises takes no memory: 2^61 messages, of which the log has two and settled one */
-    static const uint64_t large[] = {1ull << 62, 3, 1, 1, (1ull << 61) - 1, 0, 0};
+    /* what it promises takes no memory: 2^47 messages, of which the log has two and settled one */
+    static const uint64_t large[] = {(1ull << 48) - 1, 3, 1, 1, (1ull << 47) - 1, 0, 0};
     queue_init(&queue, &host, TEST_LOG_QUEUE, &log->log);
     assert_int_equal(recover_numbers(&queue, large, 7), 0);
     assert_true(queue_recover_message(&queue, 2, 1, 10, 0, 0));
@@ -750,12 +845,12 @@ static void broken_states_are_refused(void **state)
     assert_true(queue_recover_message(&queue, 2, 2, 10, 0, 0)); /* twice: the newer one counts */
     assert_true(!log->live[1] && log->live[2]);
     assert_false(queue_recover_message(&queue, 2, 1, 10, 0, 0));
-    assert_true(queue_recover_message(&queue, 1ull << 61, 3, 10, 0, 0));
-    assert_false(queue_recover_message(&queue, (1ull << 61) + 1, 4, 10, 0, 0)); /* not promised */
+    assert_true(queue_recover_message(&queue, 1ull << 47, 3, 10, 0, 0));
+    assert_false(queue_recover_message(&queue, (1ull << 47) + 1, 4, 10, 0, 0)); /* not promised */
     assert_false(queue_recover_message(&queue, UINT64_MAX, 5, 10, 0, 0));
     queue_recover_settled(&queue, 2, 11);
     assert_false(log->live[2]);
-    assert_int_equal(queue_recover_end(&queue), (1ull << 61) - 11);
+    assert_int_equal(queue_recover_end(&queue), (1ull << 47) - 11);
     assert_int_equal(queue.ready, 1);
     queue_check(&queue);
     queue_abandon(&queue);

@@ -1,14 +1,17 @@
 /*
  * The queue's state as a log record, and the queue rebuilt from state and log.
  *
- *   state   version u8 = 2, next varint, mark varint, runs varint, then per run of live, logged
- * sequences: gap varint (from the end of the run before; the first from 0), length varint - 1;
- *           returned varint, then per returned sequence: gap varint (from the one before), count
- * varint; postponed varint, then per sequence that waits for another time than its record says: gap
- * varint (from the one before), due varint (wall clock, ms). Version 1 ends before `postponed`.
+ *   state     version u8 = 2 for a queue with one lane: next varint, mark varint; or
+ *             version u8 = 3: lanes varint, then per lane that there is: gap varint (its number
+ * less that of the lane before - 1; the first is lane 0), next varint, mark varint (both as places
+ * in the lane); then for both: runs varint, then per run of live, logged sequences: gap varint
+ * (from the end of the run before; the first from 0), length varint - 1; returned varint, then per
+ * returned sequence: gap varint (from the one before), count varint; postponed varint, then per
+ * sequence that waits for another time than its record says: gap varint (from the one before), due
+ * varint (wall clock, ms). Version 1 is 2 without what is postponed.
  *
- * A sequence below the mark that is live comes back as redelivered. States longer than
- * LOG_STATE_MAX go as parts.
+ * A sequence below the mark of its lane that is live comes back as redelivered. A run is in one
+ * lane. States longer than LOG_STATE_MAX go as parts.
  */
 #include "queue/queue_private.h"
 
@@ -16,7 +19,7 @@
 
 #include <stdlib.h>
 
-#define STATE_VERSION 2
+enum { STATE_WITHOUT_DUES = 1, STATE_ONE_LANE, STATE_LANES };
 
 struct growing {
     uint8_t *bytes;
@@ -35,63 +38,106 @@ static void put(struct growing *g, uint64_t value)
 }
 
 /* Runs of live, logged sequences; with g NULL only counts them. */
+struct runs {
+    struct growing *g;
+    uint64_t first, end; /* of the run that may go on; end 0: there is none */
+    uint64_t written, count;
+};
+
+static void put_run(struct runs *runs)
+{
+    if (!runs->end)
+        return;
+    runs->count++;
+    if (runs->g) {
+        put(runs->g, runs->first - runs->written);
+        put(runs->g, runs->end - runs->first - 1);
+    }
+    runs->written = runs->end;
+    runs->end = 0;
+}
+
+static void put_page(struct runs *runs, const struct queue_page *page, uint64_t start)
+{
+    for (uint64_t live = page->live; live; live &= live - 1) {
+        unsigned index = (unsigned)__builtin_ctzll(live);
+        uint64_t sequence = start + index;
+        if (!page->positions[index])
+            continue;
+        if (sequence != runs->end) {
+            put_run(runs);
+            runs->first = sequence;
+        }
+        runs->end = sequence + 1;
+    }
+}
+
 static uint64_t put_runs(const struct queue *queue, struct growing *g)
 {
-    uint64_t runs = 0, first = 0, end = 0, written = 0;
+    struct runs runs = {.g = g};
+    const struct queue_lane *lane;
 
-    for (uint32_t i = 0; i < queue->pages_count; i++) {
-        const struct queue_page *page = page_entry(queue, i)->page;
-        uint64_t n = page_entry(queue, i)->number;
-        for (uint64_t live = page ? page->live : 0; live; live &= live - 1) {
-            unsigned index = (unsigned)__builtin_ctzll(live);
-            uint64_t sequence = n * QUEUE_PAGE + index;
-            if (!page->positions[index])
-                continue;
-            if (end && sequence == end) {
-                end++;
-                continue;
-            }
-            if (end) {
-                runs++;
-                if (g) {
-                    put(g, first - written);
-                    put(g, end - first - 1);
-                }
-                written = end;
-            }
-            first = sequence;
-            end = sequence + 1;
+    LANES_LOOK_EACH (queue, lane, number) {
+        for (uint32_t i = 0; i < lane->pages_count; i++) {
+            const struct page_entry *entry = page_entry(lane, i);
+            if (entry->page)
+                put_page(&runs, entry->page, entry->number * QUEUE_PAGE);
         }
     }
-    if (end) {
-        runs++;
+    put_run(&runs);
+    return runs.count;
+}
+
+/* Of one page; *before is the one before. */
+static uint64_t put_counts_of(const struct queue_page *page, uint64_t start, uint64_t *before,
+                              struct growing *g)
+{
+    uint64_t count = 0;
+
+    for (uint64_t live = page->counts ? page->live : 0; live; live &= live - 1) {
+        unsigned index = (unsigned)__builtin_ctzll(live);
+        if (!page->counts[index] || !page->positions[index])
+            continue;
+        count++;
         if (g) {
-            put(g, first - written);
-            put(g, end - first - 1);
+            put(g, start + index - *before);
+            put(g, page->counts[index]);
         }
+        *before = start + index;
     }
-    return runs;
+    return count;
 }
 
 static uint64_t put_counts(const struct queue *queue, struct growing *g)
 {
     uint64_t count = 0, before = 0;
+    const struct queue_lane *lane;
 
-    for (uint32_t i = 0; i < queue->pages_count; i++) {
-        const struct queue_page *page = page_entry(queue, i)->page;
-        uint64_t n = page_entry(queue, i)->number;
-        for (uint64_t live = page && page->counts ? page->live : 0; live; live &= live - 1) {
-            unsigned index = (unsigned)__builtin_ctzll(live);
-            uint64_t sequence = n * QUEUE_PAGE + index;
-            if (!page->counts[index] || !page->positions[index])
-                continue;
-            count++;
-            if (g) {
-                put(g, sequence - before);
-                put(g, page->counts[index]);
-            }
-            before = sequence;
+    LANES_LOOK_EACH (queue, lane, number) {
+        for (uint32_t i = 0; i < lane->pages_count; i++) {
+            const struct page_entry *entry = page_entry(lane, i);
+            if (entry->page)
+                count += put_counts_of(entry->page, entry->number * QUEUE_PAGE, &before, g);
         }
+    }
+    return count;
+}
+
+static uint64_t put_dues_of(const struct queue_page *page, uint64_t start, uint64_t *before,
+                            struct growing *g)
+{
+    uint64_t count = 0;
+
+    for (uint64_t live = page->dues ? page->live : 0; live; live &= live - 1) {
+        unsigned index = (unsigned)__builtin_ctzll(live);
+        if (!(page->dues[index] & DUE_POSTPONED) || !page->positions[index])
+            continue;
+        count++;
+        if (g) {
+            put(g, start + index - *before);
+            put(g, page->dues[index] & DUE_MS_MAX);
+        }
+        *before = start + index;
     }
     return count;
 }
@@ -99,33 +145,25 @@ static uint64_t put_counts(const struct queue *queue, struct growing *g)
 static uint64_t put_dues(const struct queue *queue, struct growing *g)
 {
     uint64_t count = 0, before = 0;
+    const struct queue_lane *lane;
 
-    for (uint32_t i = 0; i < queue->pages_count; i++) {
-        const struct queue_page *page = page_entry(queue, i)->page;
-        uint64_t n = page_entry(queue, i)->number;
-        for (uint64_t live = page && page->dues ? page->live : 0; live; live &= live - 1) {
-            unsigned index = (unsigned)__builtin_ctzll(live);
-            uint64_t sequence = n * QUEUE_PAGE + index;
-            if (!(page->dues[index] & DUE_POSTPONED) || !page->positions[index])
-                continue;
-            count++;
-            if (g) {
-                put(g, sequence - before);
-                put(g, page->dues[index] & DUE_MS_MAX);
-            }
-            before = sequence;
+    LANES_LOOK_EACH (queue, lane, number) {
+        for (uint32_t i = 0; i < lane->pages_count; i++) {
+            const struct page_entry *entry = page_entry(lane, i);
+            if (entry->page)
+                count += put_dues_of(entry->page, entry->number * QUEUE_PAGE, &before, g);
         }
     }
     return count;
 }
 
-/* Nothing live at or above this was ever seen. */
-static uint64_t seen_end(const struct queue *queue)
+/* Nothing live in the lane at or above this was ever seen. */
+static uint64_t seen_end(const struct queue_lane *lane)
 {
-    uint64_t end = queue->fresh;
+    uint64_t end = lane->fresh;
 
-    for (uint32_t i = queue->pages_count; i > 0; i--) {
-        const struct page_entry *entry = page_entry(queue, i - 1);
+    for (uint32_t i = lane->pages_count; i > 0; i--) {
+        const struct page_entry *entry = page_entry(lane, i - 1);
         if ((entry->number + 1) * QUEUE_PAGE <= end)
             break;
         if (entry->page && entry->page->returned) {
@@ -137,14 +175,51 @@ static uint64_t seen_end(const struct queue *queue)
     return end;
 }
 
+bool queue_is_inexact(const struct queue *queue)
+{
+    const struct queue_lane *lane;
+
+    LANES_LOOK_EACH (queue, lane, number) {
+        if (lane->mark_logged > lane->fresh)
+            return true;
+    }
+    return false;
+}
+
+/* Marks were never moved where nothing was given out. */
+static void put_lane(const struct queue_lane *lane, bool exact, struct growing *g)
+{
+    put(g, lane->next % QUEUE_LANE_SPAN);
+    put(g, (exact ? seen_end(lane) : lane->mark_logged) % QUEUE_LANE_SPAN);
+}
+
+static void put_lanes(const struct queue *queue, bool exact, struct growing *g)
+{
+    uint64_t count = 0;
+    unsigned before = 0;
+    const struct queue_lane *lane;
+
+    LANES_LOOK_EACH (queue, lane, number)
+        count++;
+    put(g, count);
+    LANES_LOOK_EACH (queue, lane, number) {
+        if (number > 0)
+            put(g, number - before - 1);
+        before = number;
+        put_lane(lane, exact, g);
+    }
+}
+
 void queue_write_state(struct queue *queue, bool exact)
 {
     struct growing g = {0};
 
     ASSERT(queue->log && !queue->is_given_up);
-    put(&g, STATE_VERSION);
-    put(&g, queue->next);
-    put(&g, exact ? seen_end(queue) : queue->mark_logged);
+    put(&g, queue->lanes ? STATE_LANES : STATE_ONE_LANE);
+    if (queue->lanes)
+        put_lanes(queue, exact, &g);
+    else
+        put_lane(&queue->lane, exact, &g);
     put(&g, put_runs(queue, NULL));
     put_runs(queue, &g);
     put(&g, put_counts(queue, NULL));
@@ -169,7 +244,16 @@ void queue_write_state(struct queue *queue, bool exact)
  * that a state takes memory for its own bytes, whatever it promises, and pages are made for
  * messages that there are. */
 
-#define SEQUENCE_MAX (1ull << 62) /* nobody comes there; what says so is broken */
+/* Nobody comes there in a lane; what says so is broken. */
+#define PLACE_MAX (QUEUE_LANE_SPAN - 1)
+
+/* Can there be such a sequence? */
+static bool is_possible(uint64_t sequence)
+{
+    uint64_t place = sequence % QUEUE_LANE_SPAN;
+
+    return lane_number(sequence) < QUEUE_LANES_MAX && place > 0 && place < PLACE_MAX;
+}
 
 struct promised_run {
     uint64_t first, length;
@@ -186,7 +270,8 @@ struct promised_due {
 };
 
 struct queue_promise {
-    uint64_t next;
+    uint64_t *next, *marks; /* of the lanes that the state knows, by number; next 0: not this one */
+    unsigned lanes;
     struct promised_run *runs;
     struct promised_count *counts;
     struct promised_due *dues; /* by growing sequence */
@@ -198,6 +283,8 @@ static void promise_free(struct queue_promise *promise)
 {
     if (!promise)
         return;
+    free(promise->next);
+    free(promise->marks);
     free(promise->runs);
     free(promise->counts);
     free(promise->dues);
@@ -208,6 +295,14 @@ void queue_promise_free(struct queue *queue)
 {
     promise_free(queue->promise);
     queue->promise = NULL;
+}
+
+/* Does the state speak of it, one way or the other? */
+static bool is_covered(const struct queue_promise *p, uint64_t sequence)
+{
+    unsigned number = lane_number(sequence);
+
+    return p && number < p->lanes && sequence < p->next[number];
 }
 
 static void add_run(struct queue_promise *p, uint64_t first, uint64_t length)
@@ -235,10 +330,12 @@ static int read_runs(struct queue_promise *p, struct reader *r)
 
     for (uint64_t i = 0; i < runs && !r->failed; i++) {
         uint64_t gap = read_varint(r), more = read_varint(r);
-        if (r->failed || gap > p->next - at || more >= p->next - at - gap || at + gap == 0)
+        uint64_t first = at + gap, last = first + more;
+        if (r->failed || first < at || last < first || !is_possible(first) ||
+            lane_number(first) != lane_number(last) || !is_covered(p, last))
             return E_CORRUPT;
-        add_run(p, at + gap, more + 1);
-        at += gap + more + 1;
+        add_run(p, first, more + 1);
+        at = last + 1;
     }
     return r->failed ? E_CORRUPT : 0;
 }
@@ -249,7 +346,8 @@ static int read_counts(struct queue_promise *p, struct reader *r)
 
     for (uint64_t i = 0; i < counts && !r->failed; i++) {
         uint64_t gap = read_varint(r), count = read_varint(r);
-        if (r->failed || gap >= p->next - sequence || count > UINT32_MAX)
+        if (r->failed || gap > UINT64_MAX - sequence || !is_covered(p, sequence + gap) ||
+            count > UINT32_MAX)
             return E_CORRUPT;
         sequence += gap;
         add_count(p, sequence, (uint32_t)count);
@@ -272,7 +370,8 @@ static int read_dues(struct queue_promise *p, struct reader *r)
 
     for (uint64_t i = 0; i < dues && !r->failed; i++) {
         uint64_t gap = read_varint(r), due_ms = read_varint(r);
-        if (r->failed || gap == 0 || gap >= p->next - sequence || due_ms > DUE_MS_MAX)
+        if (r->failed || gap == 0 || gap > UINT64_MAX - sequence ||
+            !is_covered(p, sequence + gap) || due_ms > DUE_MS_MAX)
             return E_CORRUPT;
         sequence += gap;
         add_due(p, sequence, due_ms);
@@ -297,24 +396,51 @@ static uint64_t promised_due(const struct queue_promise *p, uint64_t sequence)
                : 0;
 }
 
+static int read_lane(struct queue_promise *p, struct reader *r, unsigned number)
+{
+    uint64_t next = read_varint(r), mark = read_varint(r);
+
+    if (r->failed || next == 0 || next > PLACE_MAX || mark > PLACE_MAX + QUEUE_MARK_STRIDE)
+        return E_CORRUPT;
+    p->next = memory_resize(p->next, number + 1, sizeof *p->next);
+    p->marks = memory_resize(p->marks, number + 1, sizeof *p->marks);
+    for (; p->lanes <= number; p->lanes++)
+        p->next[p->lanes] = p->marks[p->lanes] = 0;
+    p->next[number] = lane_start(number) + next;
+    p->marks[number] = lane_start(number) + (mark < PLACE_MAX ? mark : PLACE_MAX);
+    return 0;
+}
+
+static int read_lanes(struct queue_promise *p, struct reader *r)
+{
+    uint64_t lanes = read_varint(r), number = 0;
+    int result = lanes == 0 ? E_CORRUPT : read_lane(p, r, 0);
+
+    for (uint64_t i = 1; i < lanes && result == 0; i++) {
+        uint64_t gap = read_varint(r);
+        if (r->failed || gap >= QUEUE_LANES_MAX || number + gap + 1 >= QUEUE_LANES_MAX)
+            return E_CORRUPT;
+        number += gap + 1;
+        result = read_lane(p, r, (unsigned)number);
+    }
+    return result;
+}
+
 int queue_recover_state(struct queue *queue, struct slice bytes)
 {
     struct reader r = reader_of(bytes);
-    struct queue_promise *p;
-
-    ASSERT(queue->next == 1 && queue->pages_count == 0 && !queue->promise);
     uint64_t version = read_varint(&r);
-    if (version < 1 || version > STATE_VERSION)
+
+    ASSERT(queue->lane.next == 1 && queue->lane.pages_count == 0 && !queue->promise);
+    if (version < STATE_WITHOUT_DUES || version > STATE_LANES)
         return E_VERSION;
-    p = memory_new(sizeof *p);
-    p->next = read_varint(&r);
-    uint64_t mark = read_varint(&r);
-    int result = E_CORRUPT;
-    if (!r.failed && p->next > 0 && p->next <= SEQUENCE_MAX && mark <= SEQUENCE_MAX)
+    struct queue_promise *p = memory_new(sizeof *p);
+    int result = version == STATE_LANES ? read_lanes(p, &r) : read_lane(p, &r, 0);
+    if (result == 0)
         result = read_runs(p, &r);
     if (result == 0)
         result = read_counts(p, &r);
-    if (result == 0 && version > 1)
+    if (result == 0 && version != STATE_WITHOUT_DUES)
         result = read_dues(p, &r);
     if (result == 0 && reader_left(&r) > 0)
         result = E_CORRUPT;
@@ -323,8 +449,13 @@ int queue_recover_state(struct queue *queue, struct slice bytes)
         return result;
     }
     queue->promise = p;
-    queue->next = p->next;
-    queue->mark_logged = queue->mark_durable = mark;
+    for (unsigned number = 0; number < p->lanes; number++) {
+        if (p->next[number] == 0)
+            continue;
+        struct queue_lane *lane = lane_make(queue, number);
+        lane->next = p->next[number];
+        lane->mark_logged = lane->mark_durable = p->marks[number];
+    }
     return 0;
 }
 
@@ -373,29 +504,29 @@ static bool take_newer(struct queue *queue, struct queue_page *page, uint64_t se
 }
 
 bool queue_recover_message(struct queue *queue, uint64_t sequence, uint64_t position, uint64_t size,
-                           uint16_t lane, uint64_t due_ms)
+                           uint16_t note, uint64_t due_ms)
 {
     struct queue_promise *p = queue->promise;
     uint64_t put_off = p ? promised_due(p, sequence) : 0;
     uint64_t due = put_off ? put_off : due_ms_least(due_ms);
-    bool is_promised = p && sequence < p->next && promised_in(p, sequence, sequence) > 0;
+    bool is_promised = is_covered(p, sequence) && promised_in(p, sequence, sequence) > 0;
 
-    if (sequence >= SEQUENCE_MAX || (p && sequence < p->next && !is_promised))
+    if (!is_possible(sequence) || (is_covered(p, sequence) && !is_promised))
         return false; /* settled before the state was written */
-    struct queue_page *page = page_get(queue, page_number(sequence));
+    struct queue_lane *lane = lane_make(queue, lane_number(sequence));
+    struct queue_page *page = page_get(lane, page_number(sequence));
     if (page && (page->live & page_bit(sequence)))
         return take_newer(queue, page, sequence, position, due);
     if (!page)
-        page = page_make(queue, page_number(sequence));
+        page = page_make(queue, lane, page_number(sequence));
     page->live |= page_bit(sequence);
-    queue->ready++;
-    if (sequence >= queue->next)
-        queue->next = sequence + 1;
+    if (sequence >= lane->next)
+        lane->next = sequence + 1;
     page->positions[sequence % QUEUE_PAGE] = position;
     page->sizes[sequence % QUEUE_PAGE] = (uint32_t)size;
-    queue->ready_bytes += (uint32_t)size;
+    ready_more(queue, lane, (uint32_t)size);
     delay_recover(queue, page, sequence, due);
-    if (lane & QUEUE_LANE_MORTAL)
+    if (note & QUEUE_LANE_MORTAL)
         queue_has_mortals(queue);
     if (is_promised)
         not_missing(p, 1);
@@ -404,14 +535,26 @@ bool queue_recover_message(struct queue *queue, uint64_t sequence, uint64_t posi
 
 /* The first page there is from that number on; sought anew for each step, since trimming moves what
  * is in front. */
-static struct queue_page *page_from(const struct queue *queue, uint64_t *number)
+static struct queue_page *page_from(const struct queue_lane *lane, uint64_t *number)
 {
-    for (uint32_t i = page_index(queue, *number); i < queue->pages_count; i++) {
-        *number = page_entry(queue, i)->number;
-        if (page_entry(queue, i)->page)
-            return page_entry(queue, i)->page;
+    for (uint32_t i = page_index(lane, *number); i < lane->pages_count; i++) {
+        *number = page_entry(lane, i)->number;
+        if (page_entry(lane, i)->page)
+            return page_entry(lane, i)->page;
     }
     return NULL;
+}
+
+/* Cuts a range to what can be in the lane of its first sequence; false: nothing can. */
+static bool cut_range(uint64_t *first, uint64_t *last)
+{
+    uint64_t most = lane_start(lane_number(*first)) + PLACE_MAX - 1;
+
+    if (!is_possible(*first))
+        return false;
+    if (*last > most)
+        *last = most;
+    return *first <= *last;
 }
 
 void queue_recover_settled(struct queue *queue, uint64_t first, uint64_t last)
@@ -420,25 +563,24 @@ void queue_recover_settled(struct queue *queue, uint64_t first, uint64_t last)
     struct queue_page *page;
     uint64_t told = 0; /* of those promised */
 
-    if (first >= SEQUENCE_MAX)
+    if (!cut_range(&first, &last))
         return;
-    if (last >= SEQUENCE_MAX)
-        last = SEQUENCE_MAX - 1;
-    for (uint64_t n = page_number(first); (page = page_from(queue, &n)) && n <= page_number(last);
+    struct queue_lane *lane = lane_make(queue, lane_number(first));
+    for (uint64_t n = page_number(first); (page = page_from(lane, &n)) && n <= page_number(last);
          n++) {
         for (uint64_t live = page->live; live; live &= live - 1) {
             uint64_t sequence = n * QUEUE_PAGE + (unsigned)__builtin_ctzll(live);
             if (sequence < first || sequence > last)
                 continue;
             queue_remove(queue, page, sequence);
-            told += p && sequence < p->next;
+            told += is_covered(p, sequence);
         }
-        page_trim(queue, n);
+        page_trim(queue, lane, n);
     }
     if (p)
         not_missing(p, promised_in(p, first, last) - told);
-    if (last >= queue->next)
-        queue->next = last + 1;
+    if (last >= lane->next)
+        lane->next = last + 1;
     queue_touch(queue); /* the next checkpoint may end the replay of this record */
 }
 
@@ -446,7 +588,10 @@ void queue_recover_returned(struct queue *queue, uint64_t first, uint64_t last, 
 {
     struct queue_page *page;
 
-    for (uint64_t n = page_number(first); (page = page_from(queue, &n)) && n <= page_number(last);
+    if (!cut_range(&first, &last))
+        return;
+    const struct queue_lane *lane = lane_make(queue, lane_number(first));
+    for (uint64_t n = page_number(first); (page = page_from(lane, &n)) && n <= page_number(last);
          n++) {
         for (uint64_t live = page->live; live; live &= live - 1) {
             unsigned index = (unsigned)__builtin_ctzll(live);
@@ -464,7 +609,7 @@ void queue_recover_returned(struct queue *queue, uint64_t first, uint64_t last, 
 
 void queue_recover_postponed(struct queue *queue, uint64_t sequence, uint64_t due_ms)
 {
-    struct queue_page *page = page_get(queue, page_number(sequence));
+    struct queue_page *page = page_of(queue, sequence);
 
     if (page && (page->live & page_bit(sequence))) {
         page->returned |= page_bit(sequence);
@@ -475,8 +620,11 @@ void queue_recover_postponed(struct queue *queue, uint64_t sequence, uint64_t du
 
 void queue_recover_delivered(struct queue *queue, uint64_t sequence)
 {
-    if (sequence > queue->mark_logged && sequence <= SEQUENCE_MAX)
-        queue->mark_logged = queue->mark_durable = sequence;
+    if (!is_possible(sequence))
+        return;
+    struct queue_lane *lane = lane_make(queue, lane_number(sequence));
+    if (sequence > lane->mark_logged)
+        lane->mark_logged = lane->mark_durable = sequence;
     queue_touch(queue);
 }
 
@@ -496,25 +644,34 @@ static bool waits_from_the_first(const struct queue_page *page, uint64_t sequenc
            !(page->dues[sequence % QUEUE_PAGE] & DUE_POSTPONED);
 }
 
+static void lane_recover_end(struct queue *queue, struct queue_lane *lane)
+{
+    uint64_t start = lane_start(lane_number(lane->next));
+    struct queue_page *page;
+
+    for (uint64_t n = page_number(start); (page = page_from(lane, &n)); n++) {
+        for (uint64_t live = page->live; live; live &= live - 1) {
+            uint64_t sequence = n * QUEUE_PAGE + (unsigned)__builtin_ctzll(live);
+            if (sequence < lane->mark_durable && !waits_from_the_first(page, sequence))
+                page->returned |= page_bit(sequence);
+        }
+        page_trim(queue, lane, n);
+    }
+    lane->fresh = lane_find_ready(lane, start + 1);
+    lane->returned_first = UINT64_MAX;
+    lane->returned_ready = 0;
+}
+
 uint64_t queue_recover_end(struct queue *queue)
 {
-    struct queue_page *page;
     uint64_t missing = queue->promise ? queue->promise->missing : 0;
+    struct queue_lane *lane;
 
     if (queue->promise)
         apply_counts(queue);
     queue_promise_free(queue);
-    for (uint64_t n = 0; (page = page_from(queue, &n)); n++) {
-        for (uint64_t live = page->live; live; live &= live - 1) {
-            uint64_t sequence = n * QUEUE_PAGE + (unsigned)__builtin_ctzll(live);
-            if (sequence < queue->mark_durable && !waits_from_the_first(page, sequence))
-                page->returned |= page_bit(sequence);
-        }
-        page_trim(queue, n);
-    }
-    queue->fresh = queue_find_ready(queue, 1);
-    queue->returned_first = UINT64_MAX;
-    queue->returned_ready = 0;
+    LANES_EACH (queue, lane, number)
+        lane_recover_end(queue, lane);
     if (queue->upkeep)
         upkeep_look(queue);
     delay_look(queue);

@@ -21,7 +21,7 @@ struct test_log_hooks {
 /* Embedded in what the test remembers. */
 struct log {
     const struct test_log_hooks *hooks;
-    uint64_t delivered_mark, block;
+    uint64_t delivered_marks[QUEUE_LANES_MAX], block;
     struct list reads; /* struct log_read, for the test to answer */
 };
 
@@ -64,8 +64,10 @@ void log_append_postponed(struct log *log, uint64_t queue, uint64_t sequence, ui
 
 void log_append_delivered(struct log *log, uint64_t queue, uint64_t sequence)
 {
-    ASSERT(queue == TEST_LOG_QUEUE && sequence > log->delivered_mark);
-    log->delivered_mark = sequence;
+    uint64_t *mark = &log->delivered_marks[sequence >> QUEUE_LANE_SHIFT];
+
+    ASSERT(queue == TEST_LOG_QUEUE && sequence > *mark);
+    *mark = sequence;
     log->block++;
 }
 

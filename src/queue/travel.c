@@ -4,21 +4,28 @@
 
 #include "base/memory.h"
 
-void queue_arrive_begin(struct queue *queue, const struct queue_standing *standing)
+void queue_arrive_lane(struct queue *queue, const struct queue_standing *standing)
 {
-    ASSERT(queue->next == 1 && queue->pages_count == 0);
-    queue->next = standing->next;
-    queue->fresh = standing->fresh;
-    queue->mark_logged = queue->mark_durable = standing->mark;
-    queue->set_aside = standing->set_aside;
+    struct queue_lane *lane = lane_make(queue, lane_number(standing->next));
+
+    ASSERT(lane->pages_count == 0 && lane->next == lane->fresh);
+    lane->next = standing->next;
+    lane->fresh = standing->fresh;
+    lane->mark_logged = lane->mark_durable = standing->mark;
+    queue->set_aside += standing->set_aside;
 }
 
-struct queue_standing queue_standing(const struct queue *queue)
+bool queue_standing(const struct queue *queue, unsigned *number, struct queue_standing *standing)
 {
-    /* a log that has failed does not keep the mark */
-    uint64_t mark = queue->mark_logged > queue->fresh ? queue->mark_logged : queue->fresh;
+    const struct queue_lane *lane = lane_look_from(queue, number);
 
-    return (struct queue_standing){queue->next, queue->fresh, mark, queue->set_aside};
+    if (!lane)
+        return false;
+    /* a log that has failed does not keep the mark */
+    uint64_t mark = lane->mark_logged > lane->fresh ? lane->mark_logged : lane->fresh;
+    uint64_t set_aside = *number == 0 ? queue->set_aside : 0;
+    *standing = (struct queue_standing){lane->next, lane->fresh, mark, set_aside};
+    return true;
 }
 
 static void arrive_leased(struct queue *queue, struct queue_page *page, uint64_t sequence)
@@ -28,15 +35,18 @@ static void arrive_leased(struct queue *queue, struct queue_page *page, uint64_t
     queue->leased_bytes += page->sizes[sequence % QUEUE_PAGE];
 }
 
-static void arrive_ready(struct queue *queue, const struct queue_page *page, uint64_t sequence)
+/* In which order they had come back is not told. */
+static void arrive_ready(struct queue *queue, struct queue_lane *lane, struct queue_page *page,
+                         uint64_t sequence)
 {
-    queue->ready++;
-    queue->ready_bytes += page->sizes[sequence % QUEUE_PAGE];
-    if (sequence >= queue->fresh)
+    ready_more(queue, lane, page->sizes[sequence % QUEUE_PAGE]);
+    if (sequence >= lane->fresh)
         return;
-    queue->returned_ready++;
-    if (sequence < queue->returned_first)
-        queue->returned_first = sequence;
+    lane->returned_ready++;
+    if (sequence < lane->returned_first)
+        lane->returned_first = sequence;
+    if (queue->levels.returned_first)
+        returns_add(queue, page, sequence);
 }
 
 struct log_target queue_arrival_target(const struct queue *queue,
@@ -67,10 +77,12 @@ void queue_arrive(struct queue *queue, const struct queue_traveller *traveller, 
 {
     uint64_t sequence = traveller->sequence;
     unsigned index = sequence % QUEUE_PAGE;
-    struct queue_page *page = page_make(queue, page_number(sequence));
+    struct queue_lane *lane = lane_of(queue, sequence);
+    ASSERT(lane && sequence < lane->next);
+    struct queue_page *page = page_make(queue, lane, page_number(sequence));
     bool cold = position && queue->host->memory->used > queue->host->hot_bytes_max;
 
-    ASSERT(sequence > 0 && sequence < queue->next && !(page->live & page_bit(sequence)));
+    ASSERT(!(page->live & page_bit(sequence)));
     ASSERT((position != 0) == (traveller->is_logged && queue->log));
     page->live |= page_bit(sequence);
     page->positions[index] = position;
@@ -91,7 +103,7 @@ void queue_arrive(struct queue *queue, const struct queue_traveller *traveller, 
     else if (traveller->is_leased)
         arrive_leased(queue, page, sequence);
     else
-        arrive_ready(queue, page, sequence);
+        arrive_ready(queue, lane, page, sequence);
     if (position)
         queue_touch(queue);
     upkeep_pushed(queue, traveller->message);

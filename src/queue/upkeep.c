@@ -96,7 +96,7 @@ struct queue_dead queue_dead_at(const struct queue *queue, uint32_t index)
 struct queue_dead queue_dead_take(struct queue *queue, struct message **message, uint64_t *position)
 {
     struct queue_dead dead = queue_dead_at(queue, 0);
-    const struct queue_page *page = page_get(queue, page_number(dead.sequence));
+    const struct queue_page *page = page_of(queue, dead.sequence);
     unsigned index = dead.sequence % QUEUE_PAGE;
 
     ASSERT(page && (page->leased & page_bit(dead.sequence)));
@@ -201,20 +201,19 @@ static bool may_expire(const struct queue_upkeep *upkeep)
     return upkeep->has_mortals || upkeep->rules.lives_ms != UINT64_MAX;
 }
 
-bool upkeep_head_is_over(struct queue *queue, uint64_t sequence)
+bool upkeep_head_is_over(struct queue *queue, const struct queue_place *head)
 {
     struct queue_upkeep *upkeep = queue->upkeep;
 
     if (!upkeep || !may_expire(upkeep))
         return false;
-    const struct queue_page *page = page_get(queue, page_number(sequence));
-    const struct message *message = page->messages[sequence % QUEUE_PAGE];
+    const struct message *message = head->page->messages[head->sequence % QUEUE_PAGE];
     uint64_t at_ms = dies_at_ms(queue, message);
     if (at_ms >= loop_wall_ms(queue->host->loop))
         return false;
-    if (at_ms <= lives_since_ms(message) && sequence >= upkeep->looked_until)
+    if (at_ms <= lives_since_ms(message) && head->sequence >= head->lane->looked_until)
         return false; /* it may have been on its way for longer */
-    remove_ready(queue, sequence, SETTLE_EXPIRED);
+    remove_ready(queue, head->sequence, SETTLE_EXPIRED);
     return true;
 }
 
@@ -226,15 +225,14 @@ static void wait_ms(struct queue *queue, uint64_t ms)
 }
 
 /* Has the head to go? Else the timer is set to when it has. */
-static bool must_go(struct queue *queue, uint64_t sequence, enum settle_reason *why)
+static bool must_go(struct queue *queue, const struct queue_place *head, enum settle_reason *why)
 {
     *why = SETTLE_DROPPED;
     if (is_over(queue))
         return true;
-    if (!may_expire(queue->upkeep) || !queue_is_hot(queue, sequence))
+    if (!may_expire(queue->upkeep) || !queue_is_hot(queue, head))
         return false; /* when it has been read back, there is another look */
-    const struct queue_page *page = page_get(queue, page_number(sequence));
-    uint64_t at_ms = dies_at_ms(queue, page->messages[sequence % QUEUE_PAGE]);
+    uint64_t at_ms = dies_at_ms(queue, head->page->messages[head->sequence % QUEUE_PAGE]);
     uint64_t now_ms = loop_wall_ms(queue->host->loop);
     *why = SETTLE_EXPIRED;
     if (at_ms > now_ms && at_ms != UINT64_MAX)
@@ -246,21 +244,26 @@ void upkeep_run(struct queue *queue)
 {
     uint64_t since_ns = loop_precise_ns(queue->host->loop);
     struct queue_upkeep *upkeep = queue->upkeep;
+    struct queue_lane *lane;
     enum settle_reason why;
     bool some = false;
 
     timer_stop(&upkeep->timer);
     if (queue->ready > 0 && !list_empty(&queue->active))
         return; /* they wait for a mark or for what is read back, and then it is looked at again */
-    while (!queue->rests && queue->ready > 0 && must_go(queue, queue_head(queue), &why)) {
-        remove_ready(queue, queue_head(queue), why);
+    while (!queue->rests && queue->ready > 0) {
+        struct queue_place head = queue_head(queue);
+        if (!must_go(queue, &head, &why))
+            break;
+        remove_ready(queue, head.sequence, why);
         some = true;
         if (loop_precise_ns(queue->host->loop) - since_ns > JOB_SLICE_NS) {
             wait_ms(queue, 0);
             break;
         }
     }
-    upkeep->looked_until = queue->next;
+    LANES_EACH (queue, lane, number)
+        lane->looked_until = lane->next;
     if (queue->ready + queue->leased + queue->delayed == 0)
         upkeep->has_mortals = false;
     if (some)

@@ -170,7 +170,7 @@ static void bench_free(struct bench *b)
 static uint64_t push_one(struct bench *b, size_t size, uint64_t lives_ms, bool persistent)
 {
     static const uint8_t body[128];
-    uint64_t now_ms = loop_wall_ms(b->loop), sequence = queue_sequence(&b->queue);
+    uint64_t now_ms = loop_wall_ms(b->loop);
     struct message *message = message_new(
         &b->account, &(struct message_parts){.format = FORMAT_AMQP091,
                                              .key = slice_text("k"),
@@ -179,6 +179,7 @@ static uint64_t push_one(struct bench *b, size_t size, uint64_t lives_ms, bool p
                                              .expires_at_ms = lives_ms ? now_ms + lives_ms : 0});
 
     assert_non_null(message);
+    uint64_t sequence = queue_sequence(&b->queue, message);
     if (persistent) {
         b->log->stored[sequence] = message_ref(message);
         b->log->live[sequence] = true;

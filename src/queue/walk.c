@@ -75,20 +75,43 @@ static int take_read(struct queue_walk *walk, uint64_t sequence, struct message 
     return E_NOT_FOUND;
 }
 
-/* The lowest sequence that it is to tell from there on; `next` if there is none. */
-static uint64_t find_wanted(const struct queue_walk *walk)
+/* The lowest sequence of the lane that it is to tell from there on; 0: there is none. */
+static uint64_t find_in_lane(const struct queue_walk *walk, const struct queue_lane *lane,
+                             uint64_t from)
 {
-    const struct queue *queue = walk->queue;
-    uint64_t from = walk->at;
-
-    for (uint32_t i = page_index(queue, page_number(from)); i < queue->pages_count; i++) {
-        const struct page_entry *entry = page_entry(queue, i);
+    for (uint32_t i = page_index(lane, page_number(from)); i < lane->pages_count; i++) {
+        const struct page_entry *entry = page_entry(lane, i);
         uint64_t mask = entry->number == page_number(from) ? page_bits_from(from) : ~0ull;
         uint64_t wanted = entry->page ? wanted_of(walk, entry->page) & mask : 0;
         if (wanted)
             return entry->number * QUEUE_PAGE + (unsigned)__builtin_ctzll(wanted);
     }
-    return queue->next;
+    return 0;
+}
+
+/* The same in the queue. */
+static uint64_t find_wanted(const struct queue_walk *walk)
+{
+    const struct queue_lane *lane;
+
+    for (unsigned number = lane_number(walk->at); (lane = lane_look_from(walk->queue, &number));
+         number++) {
+        uint64_t start = lane_start(number);
+        uint64_t sequence = find_in_lane(walk, lane, walk->at > start ? walk->at : start);
+        if (sequence > 0)
+            return sequence;
+    }
+    return 0;
+}
+
+static uint64_t past_the_last(const struct queue_walk *walk)
+{
+    const struct queue_lane *lane;
+    uint64_t end = walk->at;
+
+    LANES_LOOK_EACH (walk->queue, lane, number)
+        end = lane->next > end ? lane->next : end;
+    return end;
 }
 
 int queue_walk_next(struct queue_walk *walk, struct queue_traveller *traveller)
@@ -99,12 +122,12 @@ int queue_walk_next(struct queue_walk *walk, struct queue_traveller *traveller)
 
     if (walk->is_reading)
         return E_AGAIN;
-    if (sequence == queue->next) {
-        walk->at = sequence;
+    if (sequence == 0) {
+        walk->at = past_the_last(walk);
         return 0;
     }
     traveller->sequence = sequence;
-    const struct queue_page *page = page_get(queue, page_number(sequence));
+    const struct queue_page *page = page_of(queue, sequence);
     unsigned index = sequence % QUEUE_PAGE;
     if (page->messages && page->messages[index])
         traveller->message = message_ref(page->messages[index]);

@@ -77,7 +77,8 @@ static void tell(struct queue *queue, struct counting_log *log, struct reader *r
 /* It can be purged, and written, and nothing is left. */
 static void use(struct queue *queue, struct counting_log *log)
 {
-    uint64_t position = 0, ready = queue->ready, all = ready + queue->delayed, purged = 0;
+    uint64_t ready = queue->ready, all = ready + queue->delayed;
+    struct queue_purge_job job;
     struct queue_item item;
 
     ASSERT(log->live == all);
@@ -85,9 +86,11 @@ static void use(struct queue *queue, struct counting_log *log)
     ASSERT(result == (ready ? E_AGAIN : E_NOT_FOUND));
     if (all < 1000)
         queue_write_state(queue, true);
-    while (position < queue->next)
-        purged += queue_purge(queue, queue->next, &position, SETTLE_PURGED);
-    ASSERT(purged == all && log->live == 0);
+    queue_purge_begin(&job, queue);
+    while (!queue_purge(&job, queue, SETTLE_PURGED))
+        queue_check(queue);
+    ASSERT(job.removed == all && log->live == 0);
+    queue_purge_fini(&job);
     queue_check(queue);
 }
 
@@ -110,11 +113,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     queue_host_init(&host);
     queue_init(&queue, &host, TEST_LOG_QUEUE, &log.log);
     int result = queue_recover_state(&queue, state);
-    ASSERT(result == 0 || (queue.next == 1 && queue.mark_logged == 0));
+    ASSERT(result == 0 || (queue.lane.next == 1 && queue.lane.mark_logged == 0 && !queue.lanes));
     while (!r.failed && reader_left(&r) > 0)
         tell(&queue, &log, &r);
     uint64_t missing = queue_recover_end(&queue);
-    ASSERT(missing < queue.next);
+    ASSERT(missing < QUEUE_LANES_MAX * QUEUE_LANE_SPAN);
     queue_check(&queue);
     use(&queue, &log);
     queue_abandon(&queue);

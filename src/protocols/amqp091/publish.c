@@ -244,8 +244,7 @@ static void publish_parts(struct channel *channel, const struct envelope *envelo
     struct session *session = channel->session;
     struct message_parts parts = {
         .format = FORMAT_AMQP091,
-        .flags =
-            (p->flags & AMQP091_DELIVERY_MODE) && p->delivery_mode == 2 ? MESSAGE_PERSISTENT : 0,
+        .flags = amqp091_message_flags(p),
         .priority = p->flags & AMQP091_PRIORITY ? p->priority : 0,
         .exchange = envelope->exchange,
         .key = envelope->key,

@@ -158,10 +158,9 @@ static struct message *make(struct making *making, struct slice payload)
     struct worker *worker = client_worker(exchange->client);
     const json_t *key = json_object_get(making->body, "routing_key");
     struct writer writer = writer_of(making->written, making->room);
-    bool is_persistent = (p->flags & AMQP091_DELIVERY_MODE) && p->delivery_mode == 2;
     struct message_parts parts = {
         .format = FORMAT_AMQP091,
-        .flags = is_persistent ? MESSAGE_PERSISTENT : 0,
+        .flags = amqp091_message_flags(p),
         .priority = p->flags & AMQP091_PRIORITY ? p->priority : 0,
         .exchange = exchange_name(exchange),
         .key = slice_of(json_string_value(key), json_string_length(key)),
