@@ -34,6 +34,7 @@ struct mortal_queue {
     enum overflow overflow;
     unsigned unseen; /* in this life: consumers that left, perhaps with messages on the way */
     bool is_there;   /* its declaration was answered */
+    uint64_t late_ms, late_since_ms; /* what is next was due then, and seen to be so since */
 };
 
 /* One message on its way along the queues. */
