@@ -327,6 +327,29 @@ static void test_log(void **state)
     bad(text, "the path is longer than 1023 bytes");
 }
 
+static void test_encryption(void **state)
+{
+    struct key_source source;
+
+    (void)state;
+    assert_int_equal(settings_key_source(&good("")->settings).kind, KEY_SOURCE_NONE);
+    assert_true(good("")->settings.encryption.is_on);
+    assert_false(good("encryption.enabled = false")->settings.encryption.is_on);
+    source = settings_key_source(&good("encryption.key_file = /etc/keys")->settings);
+    assert_int_equal(source.kind, KEY_SOURCE_FILE);
+    assert_string_equal(source.where, "/etc/keys");
+    source = settings_key_source(&good("encryption.key_env = BROKER_KEYS")->settings);
+    assert_int_equal(source.kind, KEY_SOURCE_VARIABLE);
+    assert_string_equal(source.where, "BROKER_KEYS");
+    source = settings_key_source(&good("encryption.key_command = 'vault read -x'")->settings);
+    assert_int_equal(source.kind, KEY_SOURCE_COMMAND);
+    assert_string_equal(source.where, "vault read -x");
+    bad("encryption.key_file = a\nencryption.key_env = b", "from one of encryption.key_file");
+    bad("encryption.key_env = a\nencryption.key_command = b", "from one of");
+    bad("encryption.enabled = perhaps", "expected true or false");
+    bad("encryption.keyfile = a", "did you mean encryption.key_file?");
+}
+
 static void test_keys_without_effect(void **state)
 {
     (void)state;
@@ -468,12 +491,19 @@ static void test_help_lists_each_key(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults),      cmocka_unit_test(test_listeners),
-        cmocka_unit_test(test_web_listeners), cmocka_unit_test(test_port_offset),
-        cmocka_unit_test(test_sizes),         cmocka_unit_test(test_watermarks),
-        cmocka_unit_test(test_users),         cmocka_unit_test(test_ranges),
-        cmocka_unit_test(test_log),           cmocka_unit_test(test_keys_without_effect),
-        cmocka_unit_test(test_unknown_keys),  cmocka_unit_test(test_help_lists_each_key),
+        cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_listeners),
+        cmocka_unit_test(test_web_listeners),
+        cmocka_unit_test(test_port_offset),
+        cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_watermarks),
+        cmocka_unit_test(test_users),
+        cmocka_unit_test(test_ranges),
+        cmocka_unit_test(test_log),
+        cmocka_unit_test(test_encryption),
+        cmocka_unit_test(test_keys_without_effect),
+        cmocka_unit_test(test_unknown_keys),
+        cmocka_unit_test(test_help_lists_each_key),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

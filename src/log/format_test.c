@@ -66,6 +66,42 @@ static void metadata_has_its_bytes(void **state)
     assert_int_equal(metadata_decode(slice_of(bytes, 95), &back, &failure), E_CORRUPT);
 }
 
+/* With a key anywhere all entries are longer, and the version says so. */
+static void metadata_has_keys(void **state)
+{
+    struct metadata_segment segments[2] = {{.id = 1, .flags = 2}, {.id = 3, .master_key = 77}};
+    struct metadata metadata = {.epoch = 21, .segments_count = 2};
+    uint8_t bytes[METADATA_HEAD_SIZE + 2 * METADATA_KEYS_SIZE];
+    struct metadata_segment segment;
+    struct metadata back;
+    struct failure failure;
+
+    (void)state;
+    memset(segments[1].wrapped_key, 0xab, WRAPPED_KEY_SIZE);
+    assert_int_equal(metadata_size(segments, 1), METADATA_HEAD_SIZE + METADATA_ENTRY_SIZE);
+    assert_int_equal(metadata_size(segments, 2), sizeof bytes);
+    metadata_encode(&metadata, segments, bytes, sizeof bytes);
+    assert_int_equal(load_le32(bytes + 8), 2);
+    assert_int_equal(load_le32(bytes + 96 + 88 + 44), 77);
+    assert_int_equal(bytes[96 + 88 + 48], 0xab);
+    assert_int_equal(bytes[96 + 88 + 87], 0xab);
+    assert_int_equal(metadata_decode(slice_of(bytes, sizeof bytes), &back, &failure), 0);
+    assert_true(back.has_keys);
+    metadata_segment_decode(&back, 0, &segment);
+    assert_int_equal(segment.flags, 2);
+    assert_int_equal(segment.master_key, 0);
+    metadata_segment_decode(&back, 1, &segment);
+    assert_int_equal(segment.id, 3);
+    assert_int_equal(segment.master_key, 77);
+    assert_memory_equal(segment.wrapped_key, segments[1].wrapped_key, WRAPPED_KEY_SIZE);
+    for (size_t i = 16; i < sizeof bytes; i++) {
+        bytes[i] ^= 0x10;
+        assert_int_equal(metadata_decode(slice_of(bytes, sizeof bytes), &back, &failure),
+                         E_CORRUPT);
+        bytes[i] ^= 0x10;
+    }
+}
+
 static void headers_have_their_bytes(void **state)
 {
     struct segment_header header = {1, 2, 3, true}, header_back;
@@ -80,6 +116,7 @@ static void headers_have_their_bytes(void **state)
     assert_int_equal(segment_header_decode(slice_of(bytes, sizeof bytes), &header_back, &failure),
                      0);
     assert_int_equal(header_back.created_ms, 3);
+    assert_true(header_back.is_encrypted);
     bytes[8] = 9;
     assert_int_equal(segment_header_decode(slice_of(bytes, sizeof bytes), &header_back, &failure),
                      E_VERSION);
@@ -88,6 +125,7 @@ static void headers_have_their_bytes(void **state)
     assert_int_equal(load_le64(bytes + 32), 3);
     assert_int_equal(trailer_decode(slice_of(bytes, TRAILER_SIZE), &trailer_back), 0);
     assert_int_equal(trailer_back.last_block, 5);
+    assert_int_equal(trailer_back.salt, 6);
     for (size_t i = 16; i < TRAILER_SIZE; i++) {
         bytes[i] ^= 1;
         assert_int_equal(trailer_decode(slice_of(bytes, TRAILER_SIZE), &trailer_back), E_CORRUPT);
@@ -395,6 +433,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(positions_pack),
         cmocka_unit_test(metadata_has_its_bytes),
+        cmocka_unit_test(metadata_has_keys),
         cmocka_unit_test(headers_have_their_bytes),
         cmocka_unit_test(chunks_have_their_places),
         cmocka_unit_test(a_chunk_is_bound_to_its_place),

@@ -135,7 +135,7 @@ struct simulation {
     bool has_keys, has_wrong_keys;
     struct keyring keys, keys_of_opening;
     struct test_witness witness;
-    uint64_t rotations;
+    bool ends_soon;
     bool verbose;
 };
 
@@ -1029,30 +1029,52 @@ static void choose_keys(struct simulation *s)
         take_wrong_keys(s);
 }
 
-/* The keys that are not needed any more are thrown away; or there is a new one. */
-static void rotate(struct simulation *s)
+static void take_keys(struct simulation *s, struct keyring keys)
 {
-    struct log_statistics statistics;
     struct failure failure;
-    struct keyring keys = s->keys;
 
-    if (!s->has_keys || s->has_wrong_keys)
-        return;
-    log_statistics(s->log, &statistics);
-    if (statistics.encryption.behind == 0 && any(s, 2)) {
-        keys.count = 1;
-    } else if (keys.count < 4) {
-        memmove(&keys.keys[1], &keys.keys[0], keys.count++ * sizeof keys.keys[0]);
-        keys.keys[0] = key_of(keys.keys[1].id + 1);
-        s->rotations++;
-    }
-    say(s, "keys: %u, %u of them; %llu segments were behind", keys.keys[0].id, keys.count,
-        (unsigned long long)statistics.encryption.behind);
+    say(s, "keys: %u, and %u older", keys.keys[0].id, keys.count - 1);
     CHECK(s, log_set_keys(s->log, &keys, &failure) == 0);
     s->keys = keys;
     keys.count = 1;
     keys.keys[0].bytes[0] ^= 1;
     CHECK(s, log_set_keys(s->log, &keys, &failure) == E_KEY);
+}
+
+/* Those that are not needed any more are thrown away, as an operator does who looks at it. */
+static void throw_keys_away(struct simulation *s)
+{
+    struct log_statistics statistics;
+    struct keyring keys = s->keys;
+
+    log_statistics(s->log, &statistics);
+    unsigned others = statistics.encryption.needed_count;
+    for (unsigned i = 0; i < statistics.encryption.needed_count; i++)
+        others -= statistics.encryption.needed[i] == keys.keys[0].id;
+    CHECK(s, (statistics.encryption.behind == 0) == (others == 0));
+    if (others > 0)
+        return;
+    keys.count = 1;
+    take_keys(s, keys);
+    s->ends_soon = any(s, 6) == 0; /* a crash shows whether they could */
+}
+
+/* There is a new key, or some go; perhaps one at once after the other. */
+static void rotate(struct simulation *s)
+{
+    struct keyring keys = s->keys;
+
+    if (!s->has_keys || s->has_wrong_keys)
+        return;
+    if (keys.count < 4 && any(s, 3)) {
+        memmove(&keys.keys[1], &keys.keys[0], keys.count++ * sizeof keys.keys[0]);
+        keys.keys[0] = key_of(keys.keys[1].id + 1);
+        take_keys(s, keys);
+        if (any(s, 2))
+            return;
+        run(s, any(s, 12));
+    }
+    throw_keys_away(s);
 }
 
 static void begin_open(struct simulation *s)
@@ -1265,12 +1287,13 @@ static bool live(struct simulation *s)
     release_the_dead(s);
     log_check(s->log);
     read_everything(s);
-    for (uint64_t i = 20 + any(s, 150); i > 0; i--)
+    s->ends_soon = false;
+    for (uint64_t i = 20 + any(s, 150); i > 0 && !s->ends_soon; i--)
         act(s);
     if (s->life == LIVES_MAX - 1 && s->options.sync == LOG_SYNC_ALWAYS &&
         (s->profile == CALM || s->profile == SMALL_DISK))
         check_reclaim(s);
-    if (any(s, 4) == 0 && !s->has_checkpoint) {
+    if (any(s, 4) == 0 && !s->has_checkpoint && !s->ends_soon) {
         close_cleanly(s);
         if (s->has_failed)
             s->is_closed = false;

@@ -1,5 +1,6 @@
 #include "log/log.h"
 #include "log/dump.h"
+#include "log/test_witness.h"
 #include "log/format.h"
 
 #include "base/assert.h"
@@ -31,6 +32,8 @@ struct fixture {
     struct log_options options;
     struct log *log;
     uint64_t seed;
+    const struct keyring *keys; /* NULL: it is in the clear */
+    struct test_witness witness;
 
     int opened; /* 1: not yet */
     struct log_opened summary;
@@ -185,7 +188,7 @@ static void on_opened(void *context, int result, const struct log_opened *summar
         f->failure = *failure;
 }
 
-static void open_log(struct fixture *f)
+static void open_log_with(struct fixture *f, bool encrypts)
 {
     struct failure failure;
 
@@ -194,6 +197,9 @@ static void open_log(struct fixture *f)
     f->options.loop = f->loop;
     f->options.store = f->store;
     f->options.account = &f->account;
+    f->options.keys = f->keys;
+    f->options.encrypts = encrypts;
+    f->options.witness = f->keys ? &f->witness.cipher : NULL;
     f->opened = 1;
     f->durable = 0;
     f->messages_count = f->settled_count = f->returned_count = f->delivered_count = 0;
@@ -203,6 +209,11 @@ static void open_log(struct fixture *f)
     f->log = log_open(&f->options, &events, &recovery, f, on_opened);
     while (f->opened == 1)
         simulated_run_turns(f->loop, 1);
+}
+
+static void open_log(struct fixture *f)
+{
+    open_log_with(f, f->keys != NULL);
 }
 
 static void on_closed(void *context)
@@ -232,7 +243,7 @@ static void crash_log(struct fixture *f)
     loop_free(f->loop);
 }
 
-static int setup(void **state)
+static struct fixture *fixture_new(void)
 {
     struct fixture *f = memory_new(sizeof *f);
 
@@ -244,6 +255,27 @@ static int setup(void **state)
     f->options.segment_bytes_max = 256u << 10;
     f->options.checkpoint_bytes = 1u << 30;
     f->messages = memory_new(TOLD_MAX * sizeof *f->messages);
+    return f;
+}
+
+static int setup(void **state)
+{
+    struct fixture *f = fixture_new();
+
+    *state = f;
+    open_log(f);
+    assert_int_equal(f->opened, 0);
+    return 0;
+}
+
+/* The same log, encrypted: what holds of it does not change. */
+static int setup_encrypted(void **state)
+{
+    static const struct keyring keys = {.keys = {{.id = 7, .bytes = {1, 2, 3}}}, .count = 1};
+    struct fixture *f = fixture_new();
+
+    f->keys = &keys;
+    test_witness_init(&f->witness);
     *state = f;
     open_log(f);
     assert_int_equal(f->opened, 0);
@@ -254,6 +286,10 @@ static int teardown(void **state)
 {
     struct fixture *f = *state;
 
+    if (f->keys) {
+        assert_false(f->witness.has_reuse);
+        test_witness_fini(&f->witness);
+    }
     account_fini(&f->account);
     simulated_disk_free(f->disk);
     free(f->messages);
@@ -1083,7 +1119,12 @@ static void a_dump_shows_everything(void **state)
     struct failure failure;
     struct dumped *dumped = memory_new(sizeof *dumped);
     struct log_dump_options options = {
-        .records = true, .line = on_dump_line, .done = on_dump_done, .context = dumped};
+        .records = true,
+        .keys = f->keys,
+        .line = on_dump_line,
+        .done = on_dump_done,
+        .context = dumped,
+    };
 
     append(f, 7, 9, 300000);
     log_settle(f->log, 7, 9, 9, 4);
@@ -1107,6 +1148,138 @@ static void a_dump_shows_everything(void **state)
     free(dumped);
 }
 
+/* ---- encryption ---- */
+
+static void the_disk_shows_nothing(void **state)
+{
+    struct fixture *f = *state;
+    struct message *message = make_message(f, 100, 1);
+    uint8_t body[40];
+
+    memcpy(body, message_body(message).data, sizeof body);
+    message_unref(message);
+    append(f, 1, 1, 100);
+    append(f, 1, 2, 300000); /* attached */
+    assert_int_equal(log_append_catalog(f->log, slice_text("the name of it")), 0);
+    wait_durable(f);
+    close_log(f);
+    bool is_plain = f->keys == NULL; /* or the test would prove nothing */
+    assert_int_equal(simulated_disk_has(f->disk, slice_of(body, sizeof body)), is_plain);
+    assert_int_equal(simulated_disk_has(f->disk, slice_text("the name of it")), is_plain);
+    open_log(f);
+    assert_string_equal(f->catalog, "the name of it ");
+    close_log(f);
+}
+
+static void expect_refused(struct fixture *f, const struct keyring *keys, const char *text)
+{
+    const struct keyring *right = f->keys;
+    uint64_t changes = simulated_disk_changes(f->disk);
+
+    f->keys = keys;
+    open_log(f);
+    f->keys = right;
+    assert_int_equal(f->opened, E_KEY);
+    assert_non_null(strstr(f->failure.text, text));
+    assert_int_equal(simulated_disk_changes(f->disk), changes);
+    free_log(f);
+}
+
+static void wrong_keys_are_refused(void **state)
+{
+    struct fixture *f = *state;
+    struct keyring other = *f->keys;
+
+    append(f, 1, 1, 100);
+    close_log(f);
+    expect_refused(f, NULL, "master key 7, which was not given; given were: none");
+    other.keys[0].id = 8;
+    expect_refused(f, &other, "given were: 8");
+    other.keys[0].id = 7;
+    other.keys[0].bytes[31] ^= 1;
+    expect_refused(f, &other, "another master key 7 than the one that was given");
+    open_log(f);
+    assert_int_equal(f->opened, 0);
+    assert_int_equal(f->messages_count, 1);
+    close_log(f);
+}
+
+static struct log_statistics statistics_of(const struct fixture *f)
+{
+    struct log_statistics statistics;
+
+    log_statistics(f->log, &statistics);
+    return statistics;
+}
+
+/* Old and new keys, as an operator changes them: until the last metadata is durable the old one is
+ * needed, then it is not. */
+static void keys_rotate(void **state)
+{
+    struct fixture *f = *state;
+    struct keyring keys = {.keys = {{.id = 9, .bytes = {9}}, f->keys->keys[0]}, .count = 2};
+    struct failure failure;
+    uint64_t position = append(f, 1, 1, 5000);
+
+    wait_durable(f);
+    assert_int_equal(
+        log_set_keys(f->log, &(struct keyring){.keys = {keys.keys[0]}, .count = 1}, &failure),
+        E_KEY);
+    assert_non_null(strstr(failure.text, "key 7 is still needed"));
+    assert_int_equal(statistics_of(f).encryption.behind, 0);
+    assert_int_equal(log_set_keys(f->log, &keys, &failure), 0);
+    assert_true(statistics_of(f).encryption.behind > 0);
+    assert_true(log_key_is_needed(f->log, 7));
+    for (unsigned i = 0; i < 1000 && log_key_is_needed(f->log, 7); i++) {
+        assert_true(statistics_of(f).encryption.behind > 0);
+        simulated_run_turns(f->loop, 1);
+    }
+    assert_false(log_key_is_needed(f->log, 7));
+    assert_int_equal(statistics_of(f).encryption.behind, 0);
+    assert_int_equal(statistics_of(f).encryption.needed_count, 1);
+    assert_int_equal(statistics_of(f).encryption.needed[0], 9);
+    keys.count = 1;
+    assert_int_equal(log_set_keys(f->log, &keys, &failure), 0);
+    assert_true(f->witness.sealed > 0);
+    expect_message(f, position, 1, 5000); /* what was written under the old one */
+    crash_log(f);
+    f->keys = &keys;
+    open_log(f);
+    assert_int_equal(f->opened, 0);
+    expect_message(f, position, 1, 5000);
+    close_log(f);
+    f->keys = &keys;
+    expect_refused(f, NULL, "master key 9");
+}
+
+/* From the clear to keys and back: each segment stays as it is. */
+static void plain_and_encrypted_go_together(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t positions[6];
+
+    for (unsigned i = 0; i < 6; i++) {
+        positions[i] = append(f, 1, 1 + i, 3000);
+        wait_durable(f);
+        for (unsigned k = 0; k <= i; k++)
+            expect_message(f, positions[k], 1 + k, 3000);
+        assert_int_equal(statistics_of(f).encryption.plain_segments > 0, i > 0);
+        assert_true(statistics_of(f).encryption.segments > 0);
+        if (i == 4)
+            crash_log(f);
+        else
+            close_log(f);
+        open_log_with(f, i % 2 == 1);
+        assert_int_equal(f->opened, 0);
+        assert_int_equal(f->messages_count, i + 1);
+    }
+    close_log(f);
+}
+
+#define ENCRYPTED(function)                                                                        \
+    {                                                                                              \
+#function " encrypted", function, setup_encrypted, teardown, NULL                          \
+    }
 #define TEST(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
 
 int main(void)
@@ -1133,6 +1306,32 @@ int main(void)
         TEST(damage_is_told_until_it_is_accepted),
         TEST(damage_that_recovery_finds_is_told_again),
         TEST(a_dump_shows_everything),
+        TEST(the_disk_shows_nothing),
+        ENCRYPTED(empty_opens_again),
+        ENCRYPTED(durable_comes_back),
+        ENCRYPTED(large_bodies),
+        ENCRYPTED(times_come_back),
+        ENCRYPTED(lazy_records_go_out_by_themselves),
+        ENCRYPTED(settlements_are_replayed),
+        ENCRYPTED(changes_are_replayed),
+        ENCRYPTED(catalog_and_states),
+        ENCRYPTED(dead_segments_go),
+        ENCRYPTED(a_gap_of_dead_segments_is_none),
+        ENCRYPTED(a_group_is_one_block),
+        ENCRYPTED(a_failed_write_moves_on),
+        ENCRYPTED(a_second_failure_is_final),
+        ENCRYPTED(a_full_disk_refuses_messages_first),
+        ENCRYPTED(a_full_disk_keeps_promises),
+        ENCRYPTED(memory_has_a_limit),
+        ENCRYPTED(bad_metadata_is_refused),
+        ENCRYPTED(a_refused_start_changes_nothing),
+        ENCRYPTED(damage_is_told_until_it_is_accepted),
+        ENCRYPTED(damage_that_recovery_finds_is_told_again),
+        ENCRYPTED(a_dump_shows_everything),
+        ENCRYPTED(the_disk_shows_nothing),
+        ENCRYPTED(wrong_keys_are_refused),
+        ENCRYPTED(keys_rotate),
+        ENCRYPTED(plain_and_encrypted_go_together),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -2,7 +2,7 @@
 """Kills the broker at random moments and looks at what is left.
 
     tests/crash/crash.py [--rounds N] [--seed N] [--build DIR] [--workers N] [--forget]
-                         [--skip-sync data|directory]
+                         [--skip-sync data|directory] [--encrypt]
 
 A round starts a broker in an empty directory and, a few times over, publishes with confirms and
 consumes with acknowledgements, kills it, starts it again and checks each queue. Round i of --seed N
@@ -24,12 +24,16 @@ Without --workers a round has 1 worker, or 4, or another number in each life, by
 cut, and some of that survives torn or out of order. --skip-sync makes syncs of files, or of
 directories, do nothing: then the rounds must fail, or they would prove nothing; so a failure counts
 as passed.
+
+--encrypt gives the broker keys, another one for each life and some while it runs; then nothing that
+clients named is on the disk, whenever it was killed.
 """
 
 import argparse
 import os
 import random
 import shutil
+import signal
 import socket
 import struct
 import sys
@@ -251,6 +255,32 @@ def forgetful(options, seed, directory):
     return environment, journal
 
 
+# ---- encryption
+
+class Keys:
+    """A key file with the newest key first, and all that were there before."""
+
+    def __init__(self, directory, seed):
+        self.random = random.Random(seed)
+        self.path = os.path.join(directory, "keys")
+        self.lines = []
+
+    def add(self):
+        key = self.random.getrandbits(256).to_bytes(32, "big").hex()
+        self.lines.insert(0, f"{len(self.lines) + 1} {key}\n")
+        with open(self.path + ".new", "w",
+                  opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            file.writelines(self.lines)
+        os.rename(self.path + ".new", self.path)
+
+    def check(self, data):
+        for folder, _, names in os.walk(data):
+            for name in names:
+                with open(os.path.join(folder, name), "rb") as file:
+                    if b"exchange-" in file.read():
+                        raise Broken(f"{name}: an exchange's name, in the clear")
+
+
 # ---- a round
 
 def play(options, seed):
@@ -262,12 +292,19 @@ def play(options, seed):
     workers = options.workers or chance.choice([1, 4, None])
     broker = brokers.Sluice(directory=directory, environment=environment, settings=settings)
     traffic = [Traffic(i, chance.random()) for i in range(chance.randrange(1, 4))]
+    keys = Keys(directory, seed) if options.encrypt else None
     kept = False
     try:
         broker.settings["workers"] = workers or 3
+        if keys:
+            keys.add()
+            broker.settings["encryption.key_file"] = keys.path
         broker.start()
         for life in range(chance.randrange(*LIVES)):
-            live(broker, traffic, chance)
+            live(broker, traffic, chance, keys)
+            if keys:
+                keys.check(broker.data)
+                keys.add()
             if journal:
                 undo_journal(journal)
             broker.settings["workers"] = workers or chance.randrange(1, 6)
@@ -287,11 +324,18 @@ def play(options, seed):
             shutil.rmtree(directory, ignore_errors=True)
 
 
-def live(broker, traffic, chance):
+def live(broker, traffic, chance, keys):
     threads = [threading.Thread(target=each.run, args=(broker.port,)) for each in traffic]
     for thread in threads:
         thread.start()
-    time.sleep(chance.choice([0.05, 0.2, 0.6]) * (0.5 + chance.random()))
+    left = chance.choice([0.05, 0.2, 0.6]) * (0.5 + chance.random())
+    if keys and keys.random.random() < 0.7:
+        early = left * keys.random.random()
+        time.sleep(early)
+        left -= early
+        keys.add()
+        broker.process.send_signal(signal.SIGHUP)
+    time.sleep(left)
     status = broker.process.poll()
     broker.kill()
     for thread in threads:
@@ -312,11 +356,13 @@ def main():
     parser.add_argument("--forget", action="store_true", help="lose what was not synced")
     parser.add_argument("--skip-sync", choices=["data", "directory"],
                         help="with --forget: such syncs do nothing, and the rounds must fail")
+    parser.add_argument("--encrypt", action="store_true", help="with keys, which change")
     options = parser.parse_args()
     brokers.BUILD = os.path.join(ROOT, options.build)
 
     what = ("what was not synced is lost" if options.forget else "kill -9") + \
-        (f", syncs of {options.skip_sync} do nothing" if options.skip_sync else "")
+        (f", syncs of {options.skip_sync} do nothing" if options.skip_sync else "") + \
+        (", encrypted" if options.encrypt else "")
     passed, failed, confirmed = 0, 0, 0
     for i in range(options.rounds):
         seed = options.seed + i
@@ -328,7 +374,8 @@ def main():
             if not options.skip_sync:
                 print(f"   seed {seed}: {failure}")
                 print(f"   again: tests/crash/crash.py --rounds 1 --seed {seed}"
-                      f"{' --forget' if options.forget else ''}", flush=True)
+                      f"{' --forget' if options.forget else ''}"
+                      f"{' --encrypt' if options.encrypt else ''}", flush=True)
     if options.skip_sync:
         print(f"   {what}: {failed} of {options.rounds} rounds noticed it")
         passed, failed = (1, 0) if failed else (0, 1)
