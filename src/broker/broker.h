@@ -109,6 +109,7 @@ struct request {
         struct {
             bool was_there; /* set: in place of one of that name */
         } policy;
+        uint64_t redrive;          /* its id */
     } result;
 
     /* The broker's from here. */
@@ -356,6 +357,75 @@ struct catalog_counts {
 };
 void broker_catalog_counts(const struct client *client, struct catalog_counts *counts);
 
+/* ---- redrive: messages go back to where they died, or elsewhere ---- */
+
+/* A job of the worker that has the queue (redrive.h): over its ready messages as they are when it
+ * begins, in their order, each one moved by a transaction of its own. */
+enum redrive_to {
+    REDRIVE_TO_ORIGIN, /* the queue in which a dead letter died first, directly; what never died
+                          stays, and what died in a queue that is gone */
+    REDRIVE_TO_QUEUE,  /* directly, whatever died or not */
+    REDRIVE_TO_EXCHANGE,
+};
+
+struct redrive_spec {
+    struct slice queue;
+    enum redrive_to to;
+    struct slice target; /* the queue, or exchange */
+    struct slice key;    /* to the exchange; data NULL: that with which it was published at first */
+    struct message_filter filter; /* conditions: not checked yet; copied */
+    uint64_t limit;               /* messages at the most; 0: all */
+    uint32_t rate;                /* a second; 0: as it can be done */
+    bool is_preview;              /* only counts */
+};
+
+enum redrive_state { REDRIVE_RUNS, REDRIVE_DONE, REDRIVE_CANCELLED, REDRIVE_FAILED };
+
+#define REDRIVE_TARGETS_MAX 16u
+
+struct redrive_facts {
+    uint64_t id;
+    uint32_t worker;
+    enum redrive_to to;
+    char vhost[NAME_MAX_BYTES + 1], queue[NAME_MAX_BYTES + 1];
+    char target[NAME_MAX_BYTES + 1], key[NAME_MAX_BYTES + 1];
+    bool has_key, is_preview;
+    enum redrive_state state;
+    uint32_t rate;
+    uint64_t limit;
+    uint64_t started_ms, ended_ms;  /* wall clock; 0: not yet */
+    uint64_t total;                 /* ready messages when it began; of these it has */
+    uint64_t looked;                /* at so many, of which */
+    uint64_t skipped;               /* fit the filter, and have nowhere to go */
+    uint64_t matched;               /* are to be moved, or would be; */
+    uint64_t moved, refused;        /* and those are. What is refused stays where it was */
+    char problem[FAILURE_TEXT_MAX]; /* the latest; or empty */
+    uint32_t target_count;
+    struct {
+        char name[NAME_MAX_BYTES + 1];
+        uint64_t matched, moved;
+    } targets[REDRIVE_TARGETS_MAX]; /* the last one stands for all further */
+};
+
+/* Begins one; completes when it is begun, with its id. Needs the permission to read the queue, and
+ * to write to the default exchange, or to the exchange that it is to go to. E_NOT_FOUND, E_LOCKED,
+ * E_DENIED, E_INVALID, E_LIMIT, E_CLOSED. */
+int broker_redrive(struct client *client, struct request *request, const struct redrive_spec *spec);
+
+/* Those that are under way, or over and not forgotten yet, of all workers; by growing id. Users see
+ * those of virtual hosts that they see. A restart forgets all of them. */
+struct redrives;
+struct redrives *redrives_open(struct client *client);
+void redrives_close(struct redrives *redrives); /* as browsing_close() */
+int redrives_ask(struct redrives *redrives, struct request *request);
+size_t redrives_count(const struct redrives *redrives);
+const struct redrive_facts *redrives_at(const struct redrives *redrives, size_t index);
+
+/* One that is under way moves no more; one that is over is forgotten. The client has entered its
+ * virtual host, and may read its queue. E_NOT_FOUND, E_DENIED. */
+int broker_redrive_stop(struct client *client, struct request *request,
+                        const struct redrive_facts *facts);
+
 /* ---- exchanges, queues, bindings; permissions are checked here ---- */
 
 struct exchange_spec {
@@ -468,6 +538,9 @@ struct publish {
 
     /* The broker's own: not to this queue, wherever the routes lead. NULL: to all. */
     bool (*may_go_to)(const struct publish *publish, const struct catalog_queue *queue);
+    struct catalog_queue *only; /* to this queue, whatever its exchange and key say; or NULL */
+    bool must_be_taken;         /* in a transaction: which fails (E_NOT_FOUND, E_LIMIT) if nobody
+                                   wants it, or a queue that it goes to cannot take it */
 };
 
 /* Routes and enqueues now; never pending. 0 or the failure's code: E_NOT_FOUND (exchange),

@@ -82,6 +82,11 @@ struct worker {
     struct list browses, browses_ready; /* pages of messages that are being made: browse.h */
     struct task browse;
 
+    struct list redrives, redrives_ready; /* redrive.h */
+    uint32_t redrive_count;               /* under way */
+    uint64_t redrive_last;                /* of those that clients here have asked for */
+    struct task redrive;
+
     struct list transactions; /* of clients here, over several shards */
     uint32_t collecting;      /* of those, how many look at their queues */
     uint64_t transaction_last;
@@ -385,6 +390,16 @@ void burials_free(struct worker *worker);
 
 void browses_new(struct worker *worker);
 void browses_free(struct worker *worker); /* after the logs, which may be reading for it */
+
+/* ---- redrives (redrive.c) ---- */
+
+void redrives_new(struct worker *worker);
+void redrives_rest(struct worker *worker); /* the worker stops: they end */
+bool redrives_are_over(const struct worker *worker);
+
+/* As for burials. */
+void redrives_abandon(struct worker *worker);
+void redrives_free(struct worker *worker);
 
 /* ---- transactions (transact.c; more in part.h) ---- */
 

@@ -30,7 +30,7 @@ const struct catalog *worker_catalog(const struct worker *worker)
 
 bool worker_is_burying(const struct worker *worker)
 {
-    return !burials_are_over(worker);
+    return !burials_are_over(worker) || !redrives_are_over(worker);
 }
 
 /* ---- nothing is on its way ---- */
@@ -119,7 +119,7 @@ void worker_check_rest(const struct worker *worker)
            list_empty(&worker->publishers_ready));
     ASSERT(list_empty(&worker->logins) && list_empty(&worker->login_waiters));
     ASSERT(list_empty(&worker->parts) && list_empty(&worker->transactions));
-    ASSERT(burials_are_over(worker) && list_empty(&worker->browses));
+    ASSERT(burials_are_over(worker) && redrives_are_over(worker) && list_empty(&worker->browses));
     ASSERT(moves_are_over(worker) && worker->collecting == 0 && worker->onward.bytes == 0);
     ASSERT(list_empty(&worker->moves) || worker->catalog_settled.failed);
     check_line_quiet(&worker->onward.place.line);

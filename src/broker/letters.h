@@ -10,7 +10,7 @@
  *
  *   asking worker                                    worker that has the queue, or the catalog
  *     ASK_* (token)             ------------------>    does it in the name of a proxy
- *     ANSWER (token)            <------------------    QUEUES and REPORT are answers, too
+ *     ANSWER (token)            <------------------    QUEUES, REPORT, REDRIVES are answers, too
  *     BROWSED ..., BROWSE_END   <------------------    before the answer: a page of messages
  *     PUBLISH (ticket)          ------------------>
  *     CONFIRM (last ticket)     <------------------    in the order of the tickets
@@ -56,12 +56,16 @@ enum letter {
     LETTER_ASK_QUEUES,
     LETTER_ASK_REPORT, /* struct letter_ask */
     LETTER_ASK_BROWSE,
+    LETTER_ASK_REDRIVE,
+    LETTER_ASK_REDRIVES, /* struct letter_ask */
+    LETTER_ASK_REDRIVE_STOP,
     LETTER_ASK_MOVE,
     LETTER_ASK_REBALANCE, /* struct letter_ask */
     LETTER_ASK_POLICIES,  /* struct letter_ask: answered when they are in force */
     LETTER_ANSWER,
     LETTER_QUEUES,
     LETTER_REPORT,
+    LETTER_REDRIVES,
     LETTER_BROWSED,
     LETTER_BROWSE_END,
     LETTER_PUBLISH,
@@ -175,6 +179,24 @@ struct letter_browse_end {
     bool is_over;
 };
 
+/* Redrives, see redrive.h: a struct redrive_order and the conditions follow; then one of those
+ * worker's; and what they are, a struct redrive_facts each. */
+struct letter_ask_redrive {
+    struct letter_ask ask;
+    uint32_t conditions_size;
+};
+
+struct letter_ask_redrive_stop {
+    struct letter_ask ask;
+    uint64_t id;
+};
+
+struct letter_redrives {
+    uint64_t token;
+    uint32_t count;
+    struct redrive_facts at[];
+};
+
 struct letter_answer {
     uint64_t token;
     int32_t code; /* of the failure; its text follows */
@@ -218,7 +240,8 @@ struct letter_part {
 struct letter_part_publish {
     struct letter_part part;
     uint32_t queues;
-    uint64_t ids[]; /* of the queues; then the message */
+    uint32_t wanted; /* see part_publish() */
+    uint64_t ids[];  /* of the queues; then the message */
 };
 
 /* Ranges may be added while the letter has not gone off. */

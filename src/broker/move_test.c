@@ -566,7 +566,7 @@ static void a_part_in_doubt(void **state)
     struct message *message = message_for(a, "q", "1", true);
     struct transaction_id id = {1, 1};
     struct part *part = part_collect(shard, id);
-    part_publish(part, message, &queue, 1);
+    part_publish(part, message, &queue, 1, 0);
     message_unref(message);
     expect_refusal(&w, a, "q", 2, E_IN_USE);
     part_drop(shard, id);

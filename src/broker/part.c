@@ -67,9 +67,9 @@ struct part *part_collect(struct shard *shard, struct transaction_id id)
 }
 
 void part_publish(struct part *part, struct message *message, struct catalog_queue **queues,
-                  size_t count)
+                  size_t count, size_t wanted)
 {
-    struct part_publish publish = {message_ref(message), part->target_count, 0};
+    struct part_publish publish = {message_ref(message), part->target_count, 0, wanted};
 
     for (size_t i = 0; i < count; i++) {
         struct hosted *hosted = queues[i]->hosted;
@@ -145,6 +145,22 @@ static struct catalog_queue **still_there(struct part *part, const struct part_p
         *is_logged |= hosted->queue.log && (publish->message->flags & MESSAGE_PERSISTENT);
     }
     return queues;
+}
+
+/* Those of the next publishes that have to be taken can be. */
+static int check_taken(struct part *part, size_t end, struct failure *failure)
+{
+    for (size_t i = part->publish_at; i < end; i++) {
+        const struct part_publish *publish = &part->publishes[i];
+        size_t count = 0;
+        bool is_logged;
+        if (publish->wanted == 0)
+            continue;
+        free(still_there(part, publish, &count, &is_logged));
+        if (count < publish->wanted)
+            return fail(failure, E_LIMIT, "a queue is full, or has been deleted");
+    }
+    return 0;
 }
 
 static size_t publish_bytes(struct part *part, const struct part_publish *publish)
@@ -380,6 +396,10 @@ void part_do_alone(struct part *part, struct request *request)
     struct shard *shard = part->shard;
     size_t bytes = alone_bytes(part);
 
+    if (check_taken(part, part->publish_count, &request->failure) != 0) {
+        end_begin(part, false);
+        return;
+    }
     if (bytes > 0 && group_begin(shard->log, bytes, &request->failure) != 0) {
         end_begin(part, false);
         return;
@@ -475,6 +495,8 @@ static int publish_some(struct part *part, struct failure *failure)
         item_bytes += part->publishes[end].count * LEDGER_ITEM_BYTES_MAX;
         end++;
     }
+    if (check_taken(part, end, failure) != 0)
+        return failure->code;
     if (bytes > 0) {
         int result = group_begin(part->shard->log, bytes + group_bytes(item_bytes), failure);
         if (result != 0)

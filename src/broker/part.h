@@ -35,9 +35,10 @@ struct part;
  */
 struct part *part_collect(struct shard *shard, struct transaction_id id);
 
-/* The message is for these queues of the shard, those of them that are still there. */
+/* The message is for these queues of the shard, those of them that are still there. wanted: so many
+ * have to take it, else the part cannot be prepared, or done; 0: those that do. */
 void part_publish(struct part *part, struct message *message, struct catalog_queue **queues,
-                  size_t count);
+                  size_t count, size_t wanted);
 
 /* A lease becomes the part's. */
 void part_settle(struct part *part, struct hosted *hosted, uint64_t sequence, enum outcome outcome);

@@ -16,6 +16,7 @@ struct item {
 struct part_publish {
     struct message *message; /* a reference */
     size_t targets, count;
+    size_t wanted; /* so many queues have to take it, else the part fails */
 };
 
 struct part {

@@ -194,7 +194,7 @@ static bool is_waiting_for_answers(const struct worker *worker)
 /* Of what the broker does by itself. */
 static bool is_over(const struct worker *worker)
 {
-    return moves_are_over(worker) && burials_are_over(worker);
+    return moves_are_over(worker) && burials_are_over(worker) && redrives_are_over(worker);
 }
 
 /* The second round is about the catalog: what the end of clients changes in it has to be in every
@@ -330,6 +330,7 @@ static void received(void *context, unsigned from, unsigned kind, struct slice b
     reader = reader ? reader : peer_part_readers[kind];
     reader = reader ? reader : peer_look_readers[kind];
     reader = reader ? reader : peer_move_readers[kind];
+    reader = reader ? reader : peer_redrive_readers[kind];
     reader = reader ? reader : readers[kind];
     reader(worker->peers[from], bytes);
 }

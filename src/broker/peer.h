@@ -81,6 +81,7 @@ extern letter_reader *const peer_answer_readers[LETTERS];
 extern letter_reader *const peer_part_readers[LETTERS];
 extern letter_reader *const peer_look_readers[LETTERS];
 extern letter_reader *const peer_move_readers[LETTERS];
+extern letter_reader *const peer_redrive_readers[LETTERS];
 
 /* The letter that these bytes are: its reader's, to write into, too. */
 static inline void *letter_at(struct slice bytes)
@@ -162,6 +163,16 @@ int peer_browse(struct request *request, struct catalog_queue *queue,
 void peer_tell_browsed(struct peer *peer, uint64_t token, const struct browsed *found);
 void peer_tell_browse_end(struct peer *peer, uint64_t token, const struct browse_end *end);
 
+/* ---- redrives, see redrive.h (peer_redrive.c) ---- */
+
+struct redrive_order;
+int peer_redrive(struct request *request, struct catalog_queue *queue,
+                 const struct redrive_order *order, struct slice conditions) MUST_CHECK;
+void peer_redrive_stop(struct request *request, struct peer *peer, uint64_t id);
+
+/* As peer_ask_report(); what comes goes to redrives_came(). */
+void peer_ask_redrives(struct request *request, struct peer *peer);
+
 /* ---- queues on their way, see move.h (peer_move.c) ---- */
 
 /* The proxy's consumer has left its queue, which moves: it is gone, and its worker is told. */
@@ -171,7 +182,8 @@ void peer_consumer_moved(struct subscription *subscription);
 
 /* Of the client's worker. */
 void peer_part_publish(struct peer *peer, const struct letter_part *part,
-                       const struct message *message, struct catalog_queue **queues, size_t count);
+                       const struct message *message, struct catalog_queue **queues, size_t count,
+                       size_t wanted);
 void peer_part_settle(struct peer *peer, const struct letter_part *part, const struct lease *lease,
                       enum outcome outcome);
 void peer_part_drop(struct peer *peer, const struct letter_part *part);

@@ -7,7 +7,8 @@
 /* ---- writing ---- */
 
 void peer_part_publish(struct peer *peer, const struct letter_part *part,
-                       const struct message *message, struct catalog_queue **queues, size_t count)
+                       const struct message *message, struct catalog_queue **queues, size_t count,
+                       size_t wanted)
 {
     struct letter_part_publish *letter =
         peer_write(peer, LETTER_PART_PUBLISH,
@@ -15,6 +16,7 @@ void peer_part_publish(struct peer *peer, const struct letter_part *part,
 
     letter->part = *part;
     letter->queues = (uint32_t)count;
+    letter->wanted = (uint32_t)wanted;
     for (size_t i = 0; i < count; i++)
         letter->ids[i] = queues[i]->id;
     message_lend(letter_message(letter->ids + count), message);
@@ -134,7 +136,7 @@ static void publish(struct peer *peer, struct slice bytes)
     }
     if (count < letter->queues)
         part_wait_settled(part, worker->catalog.events);
-    part_publish(part, message, queues, count);
+    part_publish(part, message, queues, count, letter->wanted);
     free(queues);
     message_unref(message);
 }

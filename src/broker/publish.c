@@ -138,6 +138,13 @@ int client_route(struct client *client, const struct publish *publish,
     const struct message *message = publish->message;
     uint64_t version = worker->catalog.version;
 
+    if (publish->only) {
+        *queues = (struct catalog_queue **)(uintptr_t)&publish->only;
+        *count = 1;
+        return publish->only->dropped ? fail(failure, E_NOT_FOUND, "no queue '%s' in vhost '%s'",
+                                             publish->only->name, publish->only->vhost->name)
+                                      : 0;
+    }
     if (!client->routes)
         client->routes = memory_new(sizeof *client->routes);
     uint64_t hash = XXH3_64bits_withSeed(

@@ -173,23 +173,26 @@ static int charge_publish(struct share *share, const struct message *message,
     return share_charge(share, log_message_bytes(message, logged), failure);
 }
 
-static void write_publish(struct share *share, const struct message *message)
+static void write_publish(struct share *share, const struct message *message, size_t wanted)
 {
     struct peer *peer = peer_of(share->place);
 
-    peer_part_publish(peer, &share->part, message, share->batch, share->batch_count);
+    peer_part_publish(peer, &share->part, message, share->batch, share->batch_count, wanted);
     if (!peer_has_credit(peer))
         share->transaction->exhausted = peer;
 }
 
-static int share_publish(struct share *share, struct message *message, struct failure *failure)
+static int share_publish(struct share *share, const struct publish *publish,
+                         struct failure *failure)
 {
+    struct message *message = publish->message;
+    size_t wanted = publish->must_be_taken ? share->batch_count : 0;
     int result = charge_publish(share, message, failure);
 
     if (result == 0 && share->here)
-        part_publish(share->here, message, share->batch, share->batch_count);
+        part_publish(share->here, message, share->batch, share->batch_count, wanted);
     else if (result == 0)
-        write_publish(share, message);
+        write_publish(share, message, wanted);
     share->batch_count = 0;
     return result;
 }
@@ -198,7 +201,10 @@ static int collect_publish(struct transaction *t, struct publish *publish, struc
 {
     struct catalog_queue **queues;
 
+    publish->queues = 0;
     int result = client_route(t->client, publish, &queues, &publish->queues, failure);
+    if (result == 0 && publish->queues == 0 && publish->must_be_taken)
+        result = fail(failure, E_NOT_FOUND, "no queue wants it");
     for (size_t i = 0; i < publish->queues && result == 0; i++) {
         struct share *share = share_of(t, queues[i]);
         if (share->batch_count == share->batch_capacity) {
@@ -214,7 +220,7 @@ static int collect_publish(struct transaction *t, struct publish *publish, struc
     EACH_SHARE(t, share)
     {
         if (share->batch_count > 0 && result == 0)
-            result = share_publish(share, publish->message, failure);
+            result = share_publish(share, publish, failure);
     }
     return result;
 }

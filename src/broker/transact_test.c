@@ -641,7 +641,7 @@ static void too_many_in_doubt(void **state)
         struct transaction_id id = {1, i};
         request_init(&requests[i], a);
         struct part *part = part_collect(shard, id);
-        part_publish(part, message, &queue, 1);
+        part_publish(part, message, &queue, 1, 0);
         steps = 0;
         part_prepare(part, 1, &requests[i]);
         RUN_UNTIL(&w, i % 1024 || steps > 0);

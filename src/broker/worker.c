@@ -296,6 +296,7 @@ struct worker *worker_start(const struct worker_options *options,
     moves_new(worker);
     burials_new(worker);
     browses_new(worker);
+    redrives_new(worker);
     boot_new(worker);
     if (worker_has_catalog(worker)) {
         shard_open(worker->shards[0]);
@@ -370,6 +371,7 @@ void worker_stop(struct worker *worker, void (*stopped)(void *context), void *co
     worker->stopping = true;
     for (unsigned i = 0; i < worker->shard_count; i++)
         queue_host_rest(&worker->shards[i]->host);
+    redrives_rest(worker);
     worker->stopped = stopped;
     worker->stopped_context = context;
     peers_end(worker);
@@ -399,6 +401,7 @@ void worker_free(struct worker *worker)
     logins_free(worker);
     moves_abandon(worker);
     burials_abandon(worker);
+    redrives_abandon(worker);
     peers_free(worker);
     transactions_free(worker);
     for (unsigned i = 0; i < worker->shard_count; i++) {
@@ -410,6 +413,7 @@ void worker_free(struct worker *worker)
     moves_free(worker);
     burials_free(worker);
     browses_free(worker);
+    redrives_free(worker);
     abandon_queues(worker);
     for (unsigned i = 0; i < worker->shard_count; i++)
         shard_free(worker->shards[i]);

@@ -199,6 +199,8 @@ static void publish_message(struct channel *channel, struct message *message, bo
     publish.more_keys_count = more ? more->count : 0;
     publish.publisher = channel->publisher;
     publish.may_go_to = NULL;
+    publish.only = NULL;
+    publish.must_be_taken = false;
     publish.queues = 0;
     publish.failure.code = 0;
     publish.failure.text[0] = 0;
