@@ -6,6 +6,7 @@
 #include "ctl/messages.h"
 #include "ctl/policies.h"
 #include "ctl/queues.h"
+#include "ctl/redrives.h"
 #include "ctl/status.h"
 
 #include <errno.h>
@@ -26,6 +27,7 @@ struct arguments {
     bool as_json;
     struct messages_wanted wanted;
     const char *exchange, *ackmode;
+    struct redrive_options redrive;
     const char *headers[MESSAGES_WHERE_MAX];
     unsigned header_count;
     bool is_operator;
@@ -183,6 +185,43 @@ static int run_queue_get(const struct arguments *arguments)
     return run_over_api(arguments, get_from_queue);
 }
 
+static int redrive_queue(struct api *api, const struct arguments *arguments,
+                         struct failure *failure)
+{
+    struct redrive_options options = arguments->redrive;
+
+    options.exchange = arguments->exchange;
+    return redrive_run(api, vhost_of(arguments), arguments->rest[0], &arguments->wanted, &options,
+                       arguments->as_json, stdout, failure);
+}
+
+static int run_queue_redrive(const struct arguments *arguments)
+{
+    return run_over_api(arguments, redrive_queue);
+}
+
+static int list_redrives(struct api *api, const struct arguments *arguments,
+                         struct failure *failure)
+{
+    return redrives_list(api, arguments->as_json, stdout, failure);
+}
+
+static int run_list_redrives(const struct arguments *arguments)
+{
+    return run_over_api(arguments, list_redrives);
+}
+
+static int cancel_redrive(struct api *api, const struct arguments *arguments,
+                          struct failure *failure)
+{
+    return redrive_cancel(api, arguments->rest[0], failure);
+}
+
+static int run_redrive_cancel(const struct arguments *arguments)
+{
+    return run_over_api(arguments, cancel_redrive);
+}
+
 static int publish(struct api *api, const struct arguments *arguments, struct failure *failure)
 {
     return messages_publish(api, vhost_of(arguments), arguments->exchange, arguments->rest[0],
@@ -282,6 +321,9 @@ static const struct command commands[] = {
     {"queue move", 2, 2, run_queue_move},
     {"queue browse", 1, 1, run_queue_browse},
     {"queue get", 1, 1, run_queue_get},
+    {"queue redrive", 1, 1, run_queue_redrive},
+    {"list redrives", 0, 0, run_list_redrives},
+    {"redrive cancel", 1, 1, run_redrive_cancel},
     {"publish", 2, 2, run_publish},
     {"rebalance", 0, 0, run_rebalance},
     {"list policies", 0, 0, run_list_policies},
@@ -313,6 +355,10 @@ static void print_help(void)
          "  queue browse NAME   shows messages without touching them: ready ones, and those that\n"
          "                      consumers have\n"
          "  queue get NAME      takes messages and puts them back, or not: see --ackmode\n"
+         "  queue redrive NAME  moves dead letters back to the queues in which they died, or\n"
+         "                      elsewhere; an interrupt stops it\n"
+         "  list redrives       those that are under way, and the latest that are over\n"
+         "  redrive cancel ID   stops one, or forgets one that is over\n"
          "  publish KEY PAYLOAD publishes a persistent message\n"
          "  encryption          which master keys of encryption at rest are needed, and what is\n"
          "                      encrypted under them\n"
@@ -334,17 +380,23 @@ static void print_help(void)
          "  --password-stdin    the password is read from the standard input, for guest, too\n"
          "  --vhost VHOST       of this virtual host\n"
          "  --json              as JSON, not as a table\n"
-         "  --limit N           so many messages (default: browse 50, get 1)\n"
+         "  --limit N           so many messages (default: browse 50, get 1, redrive all)\n"
          "  --from POSITION     browse: from there on\n"
          "  --state STATE       browse: ready, leased, delayed or all\n"
-         "  --since TIME        browse: what came since: 90s, 10m, 2h or 3d ago, or at so many\n"
-         "                      milliseconds after 1970\n"
-         "  --until TIME        browse: what came before\n"
-         "  --where NAME=VALUE  browse: header.NAME, property.NAME, exchange, routing_key,\n"
-         "                      death.queue, death.reason; may be said more than once: all hold\n"
+         "  --since TIME        browse, redrive: what came since: 90s, 10m, 2h or 3d ago, or at\n"
+         "                      so many milliseconds after 1970\n"
+         "  --until TIME        browse, redrive: what came before\n"
+         "  --where NAME=VALUE  browse, redrive: header.NAME, property.NAME, exchange,\n"
+         "                      routing_key, death.queue, death.reason; may be said more than\n"
+         "                      once: all hold\n"
          "  --ackmode MODE      get: ack_requeue_true (default), ack_requeue_false,\n"
          "                      reject_requeue_true, reject_requeue_false\n"
-         "  --exchange NAME     publish: to this exchange, not to the queue KEY\n"
+         "  --exchange NAME     publish: to this exchange, not to the queue KEY; redrive: there\n"
+         "  --key KEY           redrive: with this key, not that of the first publish\n"
+         "  --to-queue NAME     redrive: to this queue, whatever died where\n"
+         "  --rate N            redrive: so many messages a second\n"
+         "  --preview           redrive: only counts what would go where\n"
+         "  --background        redrive: only begins, and prints the number of the redrive\n"
          "  --header NAME=VALUE publish: with this header; may be said more than once\n"
          "  --priority N        policy: of those that match, the highest acts (default: 0)\n"
          "  --apply-to WHAT     policy: all (default), queues, classic_queues, quorum_queues,\n"
@@ -417,6 +469,11 @@ enum {
     OPTION_PRIORITY,
     OPTION_APPLY_TO,
     OPTION_OPERATOR,
+    OPTION_KEY,
+    OPTION_TO_QUEUE,
+    OPTION_RATE,
+    OPTION_PREVIEW,
+    OPTION_BACKGROUND,
     OPTION_HELP,
     OPTION_VERSION
 };
@@ -443,6 +500,11 @@ static const struct option options[] = {
     {"priority", required_argument, NULL, OPTION_PRIORITY},
     {"apply-to", required_argument, NULL, OPTION_APPLY_TO},
     {"operator", no_argument, NULL, OPTION_OPERATOR},
+    {"key", required_argument, NULL, OPTION_KEY},
+    {"to-queue", required_argument, NULL, OPTION_TO_QUEUE},
+    {"rate", required_argument, NULL, OPTION_RATE},
+    {"preview", no_argument, NULL, OPTION_PREVIEW},
+    {"background", no_argument, NULL, OPTION_BACKGROUND},
     {"help", no_argument, NULL, OPTION_HELP},
     {"version", no_argument, NULL, OPTION_VERSION},
     {0},
@@ -455,6 +517,31 @@ static int take_another(const char **texts, unsigned *count, const char *name)
         return usage("too many of ", name);
     texts[(*count)++] = optarg;
     return -1;
+}
+
+/* Those about redrives: -1, or the exit code. */
+static int take_redrive_option(struct redrive_options *redrive, int option)
+{
+    switch (option) {
+    case OPTION_KEY:
+        redrive->key = optarg;
+        return -1;
+    case OPTION_TO_QUEUE:
+        redrive->to_queue = optarg;
+        return -1;
+    case OPTION_RATE:
+        redrive->rate = optarg;
+        return -1;
+    case OPTION_PREVIEW:
+        redrive->is_preview = true;
+        return -1;
+    case OPTION_BACKGROUND:
+        redrive->in_background = true;
+        return -1;
+    default:
+        fputs("Try 'sluicectl --help'.\n", stderr);
+        return EXIT_USAGE;
+    }
 }
 
 /* Those about messages: -1, or the exit code. */
@@ -489,8 +576,7 @@ static int take_message_option(struct arguments *arguments, int option)
     case OPTION_HEADER:
         return take_another(arguments->headers, &arguments->header_count, "--header");
     default:
-        fputs("Try 'sluicectl --help'.\n", stderr);
-        return EXIT_USAGE;
+        return take_redrive_option(&arguments->redrive, option);
     }
 }
 

@@ -334,6 +334,85 @@ bool browsing_is_over(const struct browsing *browsing)
     return browsing->count % 7 == 0;
 }
 
+int broker_redrive(struct client *client, struct request *request, const struct redrive_spec *spec)
+{
+    ASSERT(client->has_login);
+    ASSERT(!spec->target.size || !memchr(spec->target.data, 0, spec->target.size));
+    ASSERT(!spec->key.size || !memchr(spec->key.data, 0, spec->key.size));
+    request->failure.code = 0;
+    if (filter_check(spec->filter.conditions, &request->failure) == 0 &&
+        !slice_is(spec->queue, "a"))
+        fail(&request->failure, E_NOT_FOUND, "no queue '%.*s'", SLICE_ARGS(spec->queue));
+    request->result.redrive = spec->rate + spec->limit;
+    return end(client, request);
+}
+
+int broker_redrive_stop(struct client *client, struct request *request,
+                        const struct redrive_facts *facts)
+{
+    ASSERT(client->has_login && facts->worker < WORKERS);
+    request->failure.code = 0;
+    if (chance(&client->worker->loop, 2))
+        fail(&request->failure, E_NOT_FOUND, "no redrive");
+    return end(client, request);
+}
+
+struct redrives {
+    struct client *client;
+    size_t count;
+    struct redrive_facts facts[3];
+};
+
+struct redrives *redrives_open(struct client *client)
+{
+    struct redrives *redrives = memory_new(sizeof *redrives);
+
+    ASSERT(client->has_login);
+    redrives->client = client;
+    client->worker->browsings++;
+    return redrives;
+}
+
+void redrives_close(struct redrives *redrives)
+{
+    redrives->client->worker->browsings--;
+    free(redrives);
+}
+
+int redrives_ask(struct redrives *redrives, struct request *request)
+{
+    struct loop *loop = &redrives->client->worker->loop;
+
+    request->failure.code = 0;
+    redrives->count = chance(loop, 4);
+    for (size_t i = 0; i < redrives->count; i++)
+        redrives->facts[i] = (struct redrive_facts){
+            .id = i,
+            .to = (enum redrive_to)chance(loop, 3),
+            .vhost = "/",
+            .queue = "\xff",
+            .target = "\"",
+            .has_key = chance(loop, 2),
+            .state = (enum redrive_state)chance(loop, 4),
+            .ended_ms = chance(loop, 2),
+            .total = UINT64_MAX,
+            .problem = "why",
+            .target_count = (uint32_t)chance(loop, REDRIVE_TARGETS_MAX + 1),
+        };
+    return end(redrives->client, request);
+}
+
+size_t redrives_count(const struct redrives *redrives)
+{
+    return redrives->count;
+}
+
+const struct redrive_facts *redrives_at(const struct redrives *redrives, size_t index)
+{
+    ASSERT(index < redrives->count);
+    return &redrives->facts[index];
+}
+
 /* ---- what completes ---- */
 
 static bool run(struct client *client)

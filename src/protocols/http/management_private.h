@@ -8,6 +8,8 @@
 http_step management_overview, management_whoami;
 http_step management_queues, management_queues_of_vhost, management_queue;
 http_step management_browse, management_get, management_publish;
+http_step management_redrive, management_redrives, management_redrive_one;
+http_step management_redrive_stop;
 http_step management_queue_action, management_rebalance;
 http_step management_policies, management_policies_of_vhost, management_policy;
 http_step management_set_policy, management_clear_policy;
