@@ -427,7 +427,8 @@ int redrive_begin(struct worker *worker, struct catalog_queue *queue,
         memcpy(redrive->conditions, conditions.data, conditions.size);
     redrive->filter = (struct message_filter){slice_of(redrive->conditions, conditions.size),
                                               order->since_ms, order->until_ms};
-    redrive->walk = (struct queue_walk){.skips_leased = true, .ready = walk_ready};
+    redrive->walk =
+        (struct queue_walk){.skips_leased = true, .skips_delayed = true, .ready = walk_ready};
     redrive->end = queue->hosted->queue.next;
     fill_facts(redrive, queue);
     list_init(&redrive->ready_link);
