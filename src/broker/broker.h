@@ -109,7 +109,7 @@ struct request {
         struct {
             bool was_there; /* set: in place of one of that name */
         } policy;
-        uint64_t redrive;          /* its id */
+        uint64_t redrive; /* its id */
     } result;
 
     /* The broker's from here. */

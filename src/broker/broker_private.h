@@ -396,6 +396,7 @@ void browses_free(struct worker *worker); /* after the logs, which may be readin
 void redrives_new(struct worker *worker);
 void redrives_rest(struct worker *worker); /* the worker stops: they end */
 bool redrives_are_over(const struct worker *worker);
+bool redrives_rest_or_wait(const struct worker *worker); /* for checks: none is at it */
 
 /* As for burials. */
 void redrives_abandon(struct worker *worker);

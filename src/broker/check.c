@@ -119,7 +119,8 @@ void worker_check_rest(const struct worker *worker)
            list_empty(&worker->publishers_ready));
     ASSERT(list_empty(&worker->logins) && list_empty(&worker->login_waiters));
     ASSERT(list_empty(&worker->parts) && list_empty(&worker->transactions));
-    ASSERT(burials_are_over(worker) && redrives_are_over(worker) && list_empty(&worker->browses));
+    ASSERT(burials_are_over(worker) && redrives_rest_or_wait(worker) &&
+           list_empty(&worker->browses));
     ASSERT(moves_are_over(worker) && worker->collecting == 0 && worker->onward.bytes == 0);
     ASSERT(list_empty(&worker->moves) || worker->catalog_settled.failed);
     check_line_quiet(&worker->onward.place.line);

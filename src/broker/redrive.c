@@ -312,6 +312,7 @@ static bool redrive_one(struct redrive *redrive, struct hosted *hosted)
     }
     if (result == E_CORRUPT) {
         redrive->walk.at = seen.sequence + 1;
+        redrive->facts.looked++;
         redrive->facts.skipped++;
     } else if (result < 0) {
         redrive_end(redrive, REDRIVE_FAILED, "a message cannot be read back");
@@ -340,6 +341,8 @@ static struct hosted *source_of(struct redrive *redrive)
 
     if (!queue) {
         redrive_end(redrive, REDRIVE_FAILED, "the queue has been deleted");
+    } else if (queue->move && queue->move->is_stranded) {
+        redrive_end(redrive, REDRIVE_FAILED, "where the queue is will be known at the next start");
     } else if (queue->move || (!redrive->order.is_preview && has_to_wait(worker))) {
         redrive_wait(redrive, now_ns + WAIT_NS);
     } else if (!queue->hosted) {
@@ -481,6 +484,11 @@ void redrives_new(struct worker *worker)
 bool redrives_are_over(const struct worker *worker)
 {
     return worker->redrive_count == 0;
+}
+
+bool redrives_rest_or_wait(const struct worker *worker)
+{
+    return redrives_are_over(worker) || has_to_wait(worker);
 }
 
 void redrives_rest(struct worker *worker)

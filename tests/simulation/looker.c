@@ -59,8 +59,8 @@ static void see(struct actor *actor, const struct queue_facts *facts)
     CHECK(w, facts->shard >= 1 && facts->shard <= w->shards, "a queue in shard %u", facts->shard);
     CHECK(w, facts->worker < w->workers, "a queue with worker %u", facts->worker);
     CHECK(w,
-          !facts->has_counts ||
-              facts->counts.ready + facts->counts.leased <= w->ids + mortals_count(w),
+          !facts->has_counts || facts->counts.ready + facts->counts.leased <=
+                                    w->ids + mortals_count(w) + redriver_count(w),
           "%.*s has %" PRIu64 " messages", SLICE_ARGS(facts->name), facts->counts.ready);
     for (unsigned q = 0; q < QUEUES_STAY; q++) {
         if (!slice_is(facts->name, queue_names[q]))

@@ -22,7 +22,7 @@ struct slot {
     pid_t process; /* 0: none */
     uint64_t seed, block_end;
     uint64_t passed, deliveries, far_deliveries, crashes, confirms, alarms, moved;
-    uint64_t mortal_sights, mortal_deaths;
+    uint64_t mortal_sights, mortal_deaths, redrives;
 };
 
 struct shared {
@@ -47,6 +47,7 @@ static void run_seed(const struct options *options, struct slot *slot, struct wo
     slot->moved += w->moved;
     slot->mortal_sights += w->mortal_sights;
     slot->mortal_deaths += w->mortal_deaths;
+    slot->redrives += w->redrives;
 }
 
 /* First what is left of the block at hand. */
@@ -123,6 +124,7 @@ static struct slot total(const struct shared *shared)
         sum.moved += slot->moved;
         sum.mortal_sights += slot->mortal_sights;
         sum.mortal_deaths += slot->mortal_deaths;
+        sum.redrives += slot->redrives;
     }
     return sum;
 }
@@ -171,9 +173,10 @@ int seeds_run(const struct options *options)
     uint64_t failures = shared->failed;
     printf("%" PRIu64 " seeds: %" PRIu64 " crashes, %" PRIu64 " confirms, %" PRIu64
            " deliveries, %" PRIu64 " of them by mail, %" PRIu64 " alarms that ended, %" PRIu64
-           " moves, %" PRIu64 " deliveries of mortals, %" PRIu64 " of them dead letters\n",
+           " moves, %" PRIu64 " deliveries of mortals, %" PRIu64 " of them dead letters, %" PRIu64
+           " redrives\n",
            sum.passed, sum.crashes, sum.confirms, sum.deliveries, sum.far_deliveries, sum.alarms,
-           sum.moved, sum.mortal_sights, sum.mortal_deaths);
+           sum.moved, sum.mortal_sights, sum.mortal_deaths, sum.redrives);
     if (failures > 0)
         printf("the first that failed: %" PRIu64 "\n", shared->first_failed);
     printf("%" PRIu64 " passed, %" PRIu64 " failed\n", sum.passed, failures);

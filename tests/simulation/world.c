@@ -283,6 +283,7 @@ static void end_crash(struct world *w)
     for (unsigned i = 0; i < ACTORS; i++)
         actor_abandon(&w->actors[i]);
     mortals_abandon(w);
+    redriver_abandon(w);
     for (unsigned i = 0; i < w->remote_count; i++)
         remote_cut(w->remotes[i], true);
     for (unsigned i = 0; i < w->workers; i++) {
@@ -343,6 +344,9 @@ static bool close_clients(struct world *w, unsigned worker)
     for (unsigned turn = 0; turn < 10000 && !mortals_leave(w, worker); turn++)
         world_run(w, 10 * NANOSECONDS_PER_MS);
     CHECK(w, mortals_leave(w, worker), "a mourner's request never completes");
+    for (unsigned turn = 0; turn < 10000 && !redriver_leave(w, worker); turn++)
+        world_run(w, 10 * NANOSECONDS_PER_MS);
+    CHECK(w, redriver_leave(w, worker), "the redriver's request never completes");
     return dice(w, 20) > 0;
 }
 
@@ -470,7 +474,9 @@ static bool all_stopped(const struct world *w)
 /* An actor, or a remote or a mourner, if there are any. */
 static void somebody_acts(struct world *w)
 {
-    if (w->mortals && mortal_dice(w->mortals, 2))
+    if (redriver_wants_to_act(w))
+        redriver_act(w);
+    else if (w->mortals && mortal_dice(w->mortals, 2))
         mortals_act(w);
     else if (w->remote_count > 0 && dice(w, 2))
         remote_act(w->remotes[dice(w, w->remote_count)]);
@@ -483,7 +489,9 @@ static void others_act(struct world *w)
 {
     struct actor *actor = &w->actors[dice(w, ACTORS)];
 
-    if (w->mortals && mortal_dice(w->mortals, 2))
+    if (redriver_wants_to_act(w))
+        redriver_act(w);
+    else if (w->mortals && mortal_dice(w->mortals, 2))
         mortals_act(w);
     else if (w->remote_count > 0 && dice(w, 2))
         remote_act(w->remotes[dice(w, w->remote_count)]);
@@ -670,6 +678,7 @@ static void last_life(struct world *w)
         drain(w);
         model_judge(w);
         mortals_drain(w);
+        redriver_drain(w);
         end_clean(w);
     } else {
         CHECK(w, world_flipped(w), "the workers do not start without any fault: %s", "see above");
@@ -687,6 +696,11 @@ static bool has_mortals(uint64_t seed)
 static bool has_locks(uint64_t seed)
 {
     return (seed * 0x9e3779b97f4a7c15ull >> 37) % 2 == 0;
+}
+
+static bool has_redriver(uint64_t seed)
+{
+    return (seed * 0x9e3779b97f4a7c15ull >> 47) % 2 == 0;
 }
 
 void world_run_seed(struct world *w, const struct options *options, uint64_t seed,
@@ -709,6 +723,8 @@ void world_run_seed(struct world *w, const struct options *options, uint64_t see
         w->mortals = mortals_new(w);
     if (has_locks(seed))
         w->locks = locks_new(w);
+    if (has_redriver(seed))
+        w->redriver = redriver_new(w);
     w->shards = 1;
     w->disks[0] = simulated_disk_new(w->seed * SHARDS_MAX);
     uint64_t lives = 1 + dice(w, LIVES_MAX);
@@ -716,6 +732,7 @@ void world_run_seed(struct world *w, const struct options *options, uint64_t see
         bool clean = one_life(w);
         mortals_life_over(w, clean);
         locks_life_over(w);
+        redriver_life_over(w, clean);
         model_life_over(w);
         standing_life_over(w);
         w->life++;
@@ -729,4 +746,5 @@ void world_run_seed(struct world *w, const struct options *options, uint64_t see
     free(w->mortals);
     if (w->locks)
         locks_free(w->locks);
+    free(w->redriver);
 }

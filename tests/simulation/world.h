@@ -9,6 +9,7 @@
  *   actor.c     what clients do with queues that stay
  *   mover.c     they move queues to other shards
  *   restless.c  what they do with queues that come and go, on all workers at once
+ *   redriver.c  a client whose dead letters come back, and that looks at messages
  *   looker.c    they list queues and ask for numbers
  *   remote.h    clients that speak AMQP 0-9-1 over byte streams: four more files
  *   model.c     what was promised of messages, and what became of it
@@ -216,7 +217,9 @@ struct world {
     uint32_t clients;   /* so far */
     uint64_t random_state;
     bool draining, resting;
-    struct mortals *mortals; /* NULL: there are none in this world */
+    struct mortals *mortals;   /* NULL: there are none in this world */
+    struct redriver *redriver; /* likewise */
+    uint64_t redrives;
     uint64_t deliveries, far_deliveries, crashes, confirms, alarms, moved;
     uint64_t mortal_sights, mortal_deaths; /* of messages that may die; of those that had */
 };
@@ -350,6 +353,17 @@ uint64_t mortals_count(const struct world *w); /* of messages, so far */
 void mortals_note_time(struct world *w);
 uint64_t mortals_wall_ms(const struct world *w); /* the latest; 0: none of them has looked */
 void mortals_drain(struct world *w);             /* the last life: and judges */
+
+/* ---- redriver.c: all for a world that may have none ---- */
+
+struct redriver *redriver_new(struct world *w);
+bool redriver_wants_to_act(struct world *w);
+void redriver_act(struct world *w);
+bool redriver_leave(struct world *w, unsigned worker); /* as mortals_leave() */
+void redriver_abandon(struct world *w);
+void redriver_life_over(struct world *w, bool clean);
+uint64_t redriver_count(const struct world *w); /* of messages, so far */
+void redriver_drain(struct world *w);           /* the last life: and judges */
 
 /* ---- restless.c ---- */
 
