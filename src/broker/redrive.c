@@ -22,7 +22,7 @@ struct redrive {
     struct message_filter filter;
     struct queue_walk walk;
     struct hosted *reading; /* a reference on its queue, while the walk reads */
-    uint64_t end;           /* sequence: what comes from there on is not meant */
+    struct queue_ends ends; /* what came later is not meant */
     bool is_ending;         /* nothing more is sent */
     struct list sent;       /* struct sending */
     uint32_t in_flight;
@@ -67,6 +67,7 @@ static void redrive_free(struct redrive *redrive)
     list_remove(&redrive->link);
     list_remove(&redrive->ready_link);
     timer_stop(&redrive->timer);
+    queue_ends_free(&redrive->ends);
     free(redrive);
 }
 
@@ -316,8 +317,10 @@ static bool redrive_one(struct redrive *redrive, struct hosted *hosted)
         redrive->facts.skipped++;
     } else if (result < 0) {
         redrive_end(redrive, REDRIVE_FAILED, "a message cannot be read back");
-    } else if (result == 0 || seen.sequence >= redrive->end) {
+    } else if (result == 0) {
         redrive_end(redrive, REDRIVE_DONE, NULL);
+    } else if (!queue_ends_include(&redrive->ends, seen.sequence)) {
+        redrive->walk.at = queue_next_lane(seen.sequence);
     } else {
         take(redrive, hosted, &seen);
     }
@@ -432,7 +435,7 @@ int redrive_begin(struct worker *worker, struct catalog_queue *queue,
                                               order->since_ms, order->until_ms};
     redrive->walk =
         (struct queue_walk){.skips_leased = true, .skips_delayed = true, .ready = walk_ready};
-    redrive->end = queue->hosted->queue.next;
+    queue_ends_take(&redrive->ends, &queue->hosted->queue);
     fill_facts(redrive, queue);
     list_init(&redrive->ready_link);
     list_init(&redrive->sent);

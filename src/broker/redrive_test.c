@@ -60,6 +60,7 @@ static void publish_numbers(struct world *w, const char *exchange, const char *k
         struct message_parts parts = {
             .format = FORMAT_AMQP091,
             .flags = MESSAGE_PERSISTENT,
+            .priority = (uint8_t)(number % 6),
             .exchange = slice_text(exchange),
             .key = slice_text(key),
             .properties = slice_of("\0\0", 2),
@@ -588,6 +589,38 @@ static void while_the_broker_stops(void **state)
     }
 }
 
+/* All of them, level by level; and none that comes meanwhile. */
+static void levels_of_priority(void **state)
+{
+    static const char *const levels[] = {"x-max-priority", "5", NULL};
+    struct world w;
+    struct redrive_spec spec = spec_of("dead");
+    unsigned counts[NUMBERS_MAX] = {0}, numbers[NUMBERS_MAX];
+
+    (void)state;
+    world_init(&w, 2, 2, 41);
+    world_start(&w);
+    declare_with(&w, 0, "work", to_dead);
+    declare_with(&w, 1, "dead", levels);
+    publish_numbers(&w, "", "work", 1, 40);
+    reject_all(&w, "work");
+    struct actor *a = open_actor(&w, 0);
+    spec.rate = 100;
+    uint64_t id = start(&w, a, &spec);
+    pass_ms(&w, 50);
+    publish_numbers(&w, "", "dead", 41, 60);
+    struct redrive_facts facts = await(&w, a, id);
+    assert_int_equal(facts.moved, 40);
+    assert_int_equal(facts.looked, 40);
+    assert_int_equal(drain(&w, "work", numbers), 40);
+    for (unsigned i = 0; i < 40; i++)
+        counts[numbers[i]]++;
+    for (unsigned number = 1; number <= 40; number++)
+        assert_int_equal(counts[number], 1);
+    assert_int_equal(ready_in(&w, "dead"), 20);
+    world_end(&w);
+}
+
 /* Messages that are in the log alone. */
 static void cold_ones(void **state)
 {
@@ -622,6 +655,7 @@ int main(void)
         cmocka_unit_test(while_queues_are_deleted),
         cmocka_unit_test(while_the_broker_stops),
         cmocka_unit_test(whenever_it_crashes),
+        cmocka_unit_test(levels_of_priority),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

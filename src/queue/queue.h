@@ -466,6 +466,23 @@ int queue_walk_next(struct queue_walk *walk, struct queue_traveller *traveller) 
 /* It must not be reading. */
 void queue_walk_fini(struct queue_walk *walk);
 
+/* Where each lane ended, once: so that a walk can leave out what came later. */
+struct queue_ends {
+    uint64_t *by_lane;
+    unsigned lanes;
+};
+void queue_ends_take(struct queue_ends *ends, const struct queue *queue);
+void queue_ends_free(struct queue_ends *ends);
+
+/* Was the message of that sequence there, or before it? */
+bool queue_ends_include(const struct queue_ends *ends, uint64_t sequence);
+
+/* The sequence with which the lane behind that sequence's one begins. */
+static inline uint64_t queue_next_lane(uint64_t sequence)
+{
+    return (sequence | (QUEUE_LANE_SPAN - 1)) + 1;
+}
+
 /* ---- moving to another shard ----
  *
  * Nothing is pushed or given out meanwhile; what is leased may be settled and returned at any time,

@@ -1,6 +1,10 @@
 /* A walk over a queue's messages, one after the other, which touches nothing. */
 #include "queue/queue_private.h"
 
+#include "base/memory.h"
+
+#include <stdlib.h>
+
 static void read_done(struct log_read *read)
 {
     struct queue_walk *walk = CONTAINER_OF(read, struct queue_walk, read);
@@ -146,4 +150,28 @@ int queue_walk_next(struct queue_walk *walk, struct queue_traveller *traveller)
     traveller->due_ms = page->dues ? page->dues[index] & DUE_MS_MAX : 0;
     walk->at = sequence + 1;
     return 1;
+}
+
+/* ---- ends ---- */
+
+void queue_ends_take(struct queue_ends *ends, const struct queue *queue)
+{
+    const struct queue_lane *lane;
+
+    ends->lanes = queue->lanes ? queue->lanes->count : 1;
+    ends->by_lane = memory_new(ends->lanes * sizeof *ends->by_lane);
+    LANES_LOOK_EACH (queue, lane, number)
+        ends->by_lane[number] = lane->next;
+}
+
+void queue_ends_free(struct queue_ends *ends)
+{
+    free(ends->by_lane);
+}
+
+bool queue_ends_include(const struct queue_ends *ends, uint64_t sequence)
+{
+    unsigned number = lane_number(sequence);
+
+    return number < ends->lanes && sequence < ends->by_lane[number];
 }
