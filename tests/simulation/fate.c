@@ -12,19 +12,43 @@ static bool may_fail(const struct world *w)
 
 /* ---- paths ---- */
 
-/* Where a message published to that queue is after so many deaths. */
-static unsigned path_at(const struct mortals *m, unsigned queue, uint32_t step)
+/* Sets of queues are bits; that of NO_GRAVE: gone. */
+
+static bool has(unsigned set, unsigned queue)
 {
-    while (step-- > 0 && queue != NO_GRAVE)
-        queue = m->queues[queue].buries ? m->queues[queue].target : NO_GRAVE;
-    return queue;
+    return set & 1u << queue;
 }
 
-static bool leads_to(const struct mortals *m, unsigned from, unsigned to)
+/* Where it may be after one death more. */
+static unsigned places_after(const struct mortals *m, const struct fate *f, unsigned places)
 {
+    unsigned after = 0;
+
+    for (unsigned q = 0; q < MORTAL_QUEUES; q++) {
+        if (has(places, q))
+            after |= rules_targets(m, q, rules_since(m, f, q));
+    }
+    return after;
+}
+
+/* Where a message may be after so many deaths. */
+static unsigned places_at(const struct mortals *m, const struct fate *f, uint32_t step)
+{
+    unsigned places = 1u << f->queue;
+
+    while (step-- > 0)
+        places = places_after(m, f, places);
+    return places;
+}
+
+static bool leads_to(const struct mortals *m, const struct fate *f, unsigned to)
+{
+    unsigned places = 1u << f->queue;
+
     for (uint32_t step = 0; step <= MORTAL_QUEUES; step++) {
-        if (path_at(m, from, step) == to)
+        if (has(places, to))
             return true;
+        places = places_after(m, f, places);
     }
     return false;
 }
@@ -65,6 +89,8 @@ uint64_t fate_new(struct mourner *mourner, unsigned queue, bool persistent, uint
         .waits_ms = waits_ms,
         .home = named ? (uint8_t)named->shard : 0,
     };
+    for (unsigned q = 0; q < MORTAL_QUEUES; q++)
+        m->fates[id].since[q] = (uint8_t)m->queues[q].certain;
     return id;
 }
 
@@ -129,24 +155,30 @@ static void count_others(const struct mortals *m, uint64_t id, unsigned queue, u
         const struct fate *f = &m->fates[other];
         bool was_over =
             (f->accepted && f->accepted_before < id) || (f->leased && f->leased_before < id);
-        bool was_refused = f->refused && m->queues[f->queue].overflow == OVERFLOW_NACK;
+        bool was_refused =
+            f->refused && !rules_may_bury_refused(m, f->queue, rules_since(m, f, f->queue));
         if (other == id || was_over || (was_refused && !may_fail(m->world)) ||
-            !leads_to(m, f->queue, queue))
+            !leads_to(m, f, queue))
             continue;
         ++*count;
         *bytes += f->size;
     }
 }
 
-static bool may_be_full(const struct mortals *m, uint64_t id, unsigned queue)
+#define DROPS   (1u << OVERFLOW_DROP)
+#define REFUSES (1u << OVERFLOW_NACK | 1u << OVERFLOW_NACK_AND_BURY)
+
+/* While it did one of these with what is over its limit. */
+static bool may_be_full(const struct mortals *m, uint64_t id, unsigned queue, unsigned overflow)
 {
-    const struct mortal_queue *q = &m->queues[queue];
+    const struct fate *f = &m->fates[id];
+    unsigned since = rules_since(m, f, queue);
     uint64_t count, bytes;
 
-    if (q->length_max == UNLIMITED && q->bytes_max == UNLIMITED)
+    if (!rules_may_be_over(m, queue, since, overflow, UNLIMITED, UNLIMITED))
         return false;
     count_others(m, id, queue, &count, &bytes);
-    return count >= q->length_max || bytes + m->fates[id].size >= q->bytes_max;
+    return rules_may_be_over(m, queue, since, overflow, count, bytes + f->size);
 }
 
 static uint64_t least(uint64_t a, uint64_t b)
@@ -154,37 +186,62 @@ static uint64_t least(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
-static bool may_be_too_old(const struct mortals *m, const struct fate *f, uint32_t step)
+static bool may_be_too_old(const struct mortals *m, const struct fate *f, uint32_t step,
+                           unsigned queue)
 {
-    uint64_t lives_ms = m->queues[path_at(m, f->queue, step)].lives_ms;
+    uint64_t lives_ms = rules_least_lives(m, queue, rules_since(m, f, queue));
 
     if (step == 0)
         lives_ms = least(lives_ms, f->lives_ms);
     return lives_ms != UNLIMITED && m->latest_ms >= f->published_ms + f->waits_ms + lives_ms;
 }
 
-static bool may_be_returned(const struct mortals *m, const struct fate *f, uint32_t step)
+static bool may_be_returned(const struct mortals *m, const struct fate *f, uint32_t step,
+                            unsigned queue)
 {
-    return f->returns[step] > m->queues[path_at(m, f->queue, step)].returns_max;
+    return f->returns[step] > rules_least_returns(m, queue, rules_since(m, f, queue));
 }
 
 /* Of anything but a rejection. */
-static bool may_die(const struct mortals *m, uint64_t id, uint32_t step)
+static bool may_die_in(const struct mortals *m, uint64_t id, uint32_t step, unsigned queue)
 {
     const struct fate *f = &m->fates[id];
-    unsigned queue = path_at(m, f->queue, step);
 
-    return may_be_too_old(m, f, step) || may_be_returned(m, f, step) ||
-           (m->queues[queue].overflow == OVERFLOW_DROP && may_be_full(m, id, queue));
+    return may_be_too_old(m, f, step, queue) || may_be_returned(m, f, step, queue) ||
+           may_be_full(m, id, queue, DROPS);
 }
 
-/* Has it been there before, and nobody need have rejected it since? */
-static bool may_go_in_circle(const struct mortals *m, uint64_t id, uint32_t step)
+/* In which of these queues. */
+static unsigned may_die(const struct mortals *m, uint64_t id, uint32_t step, unsigned places)
 {
-    unsigned target = path_at(m, m->fates[id].queue, step + 1);
+    unsigned deadly = 0;
 
-    for (uint32_t i = step + 1; i-- > 0 && may_die(m, id, i);) {
-        if (path_at(m, m->fates[id].queue, i) == target)
+    for (unsigned q = 0; q < MORTAL_QUEUES; q++) {
+        if (has(places, q) && may_die_in(m, id, step, q))
+            deadly |= 1u << q;
+    }
+    return deadly;
+}
+
+/* May it come to one of these, where it has been before, and nobody need have rejected it since? */
+static bool may_go_in_circle(const struct mortals *m, uint64_t id, uint32_t step, unsigned targets)
+{
+    const struct fate *f = &m->fates[id];
+
+    for (uint32_t i = step + 1; i-- > 0;) {
+        unsigned deadly = may_die(m, id, i, places_at(m, f, i));
+        if (!deadly)
+            return false;
+        if (deadly & targets)
+            return true;
+    }
+    return false;
+}
+
+static bool may_be_refused(const struct mortals *m, uint64_t id, unsigned places)
+{
+    for (unsigned q = 0; q < MORTAL_QUEUES; q++) {
+        if (has(places, q) && may_be_full(m, id, q, REFUSES))
             return true;
     }
     return false;
@@ -194,16 +251,17 @@ static bool may_go_in_circle(const struct mortals *m, uint64_t id, uint32_t step
 static bool may_have_gone(const struct mortals *m, uint64_t id)
 {
     const struct fate *f = &m->fates[id];
+    unsigned places = 1u << f->queue;
 
     for (uint32_t step = 0; step < STEPS_MAX; step++) {
-        unsigned queue = path_at(m, f->queue, step);
         bool is_rejected = f->rejected & UINT64_C(1) << step;
-        bool may_refuse = m->queues[queue].overflow != OVERFLOW_DROP;
-        if ((step > 0 || f->in_transaction) && may_refuse && may_be_full(m, id, queue))
+        if ((step > 0 || f->in_transaction) && may_be_refused(m, id, places))
             return true;
-        if (!is_rejected && !may_die(m, id, step))
+        unsigned deadly = is_rejected ? places : may_die(m, id, step, places);
+        if (!deadly)
             return false;
-        if (path_at(m, f->queue, step + 1) == NO_GRAVE || may_go_in_circle(m, id, step))
+        places = places_after(m, f, deadly);
+        if (has(places, NO_GRAVE) || may_go_in_circle(m, id, step, places))
             return true;
     }
     return true;
@@ -278,28 +336,41 @@ static void check_envelope(const struct mortals *m, uint64_t id, const struct fa
           "mortal %" PRIu64 ", step %u, expires at %" PRIu64, id, sight->step,
           message->expires_at_ms);
     CHECK(m->world,
-          !is_dead || (fields_text(headers, "x-first-death-queue", &first) &&
-                       fields_text(headers, "x-last-death-queue", &last) &&
-                       slice_is(first, mortal_names[f->queue]) &&
-                       slice_is(last, mortal_names[path_at(m, f->queue, sight->step - 1)])),
+          !is_dead ||
+              (fields_text(headers, "x-first-death-queue", &first) &&
+               fields_text(headers, "x-last-death-queue", &last) &&
+               slice_is(first, mortal_names[f->queue]) &&
+               has(places_at(m, f, sight->step - 1), one_of(mortal_names, MORTAL_QUEUES, last))),
           "mortal %" PRIu64 ", step %u: first or last death is wrong", id, sight->step);
 }
 
-/* It died so often in each queue of its path, and nowhere else. */
+static bool is_one(unsigned places)
+{
+    return (places & (places - 1)) == 0;
+}
+
+/* It died so often in each queue of its path, and nowhere else; where it may have gone several
+ * ways, in those that were on one. */
 static void check_path(const struct mortals *m, uint64_t id, const struct history *h)
 {
     const struct fate *f = &m->fates[id];
-    uint32_t times[MORTAL_QUEUES + 1] = {0};
+    uint32_t least_times[MORTAL_QUEUES + 1] = {0}, most_times[MORTAL_QUEUES + 1] = {0};
 
     CHECK(m->world, h->step < STEPS_MAX, "mortal %" PRIu64 " has died %u times", id, h->step);
-    for (uint32_t step = 0; step < h->step; step++)
-        times[path_at(m, f->queue, step)]++;
+    for (uint32_t step = 0; step < h->step; step++) {
+        unsigned places = places_at(m, f, step);
+        for (unsigned q = 0; q <= MORTAL_QUEUES; q++) {
+            most_times[q] += has(places, q);
+            least_times[q] += has(places, q) && is_one(places);
+        }
+    }
     for (unsigned q = 0; q < MORTAL_QUEUES; q++) {
         uint32_t sum = 0;
         for (unsigned r = 0; r < REASONS; r++)
             sum += h->deaths[q][r];
-        CHECK(m->world, sum == times[q], "mortal %" PRIu64 " says it died %u times in %s, not %u",
-              id, sum, mortal_names[q], times[q]);
+        CHECK(m->world, sum >= least_times[q] && sum <= most_times[q],
+              "mortal %" PRIu64 " says it died %u times in %s, not %u to %u", id, sum,
+              mortal_names[q], least_times[q], most_times[q]);
     }
 }
 
@@ -307,14 +378,13 @@ static void check_reasons_in(const struct mortals *m, uint64_t id, const struct 
                              unsigned queue)
 {
     const struct fate *f = &m->fates[id];
-    const struct mortal_queue *q = &m->queues[queue];
     const uint32_t *deaths = h->deaths[queue];
     uint32_t rejected = 0, returned = 0;
 
     for (uint32_t step = 0; step < h->step; step++) {
-        bool is_here = path_at(m, f->queue, step) == queue;
+        bool is_here = has(places_at(m, f, step), queue);
         rejected += is_here && (f->rejected & UINT64_C(1) << step);
-        returned += is_here && may_be_returned(m, f, step);
+        returned += is_here && may_be_returned(m, f, step, queue);
     }
     CHECK(m->world, deaths[REASON_REJECTED] <= rejected,
           "mortal %" PRIu64 " was rejected in %s, by nobody", id, mortal_names[queue]);
@@ -322,12 +392,10 @@ static void check_reasons_in(const struct mortals *m, uint64_t id, const struct 
           "mortal %" PRIu64 " was not returned to %s as often as it says", id, mortal_names[queue]);
     if (deaths[REASON_MAXLEN] == 0)
         return;
-    CHECK(m->world, may_be_full(m, id, queue), "mortal %" PRIu64 " was too many in %s, but was not",
-          id, mortal_names[queue]);
-    CHECK(m->world,
-          q->overflow == OVERFLOW_DROP ||
-              (q->overflow == OVERFLOW_NACK_AND_BURY && queue == f->queue && !f->confirmed),
-          "mortal %" PRIu64 " was dropped by %s, which drops none", id, mortal_names[queue]);
+    bool may_be_refused_here = queue == f->queue && !f->confirmed;
+    unsigned overflow = DROPS | (may_be_refused_here ? 1u << OVERFLOW_NACK_AND_BURY : 0);
+    CHECK(m->world, may_be_full(m, id, queue, overflow),
+          "mortal %" PRIu64 " was too many in %s, but was not", id, mortal_names[queue]);
 }
 
 /* Not before as much time was over as they take together. */
@@ -338,13 +406,14 @@ static void check_times(const struct mortals *m, uint64_t id, const struct histo
 
     for (unsigned q = 0; q < MORTAL_QUEUES; q++) {
         uint32_t times = h->deaths[q][REASON_EXPIRED];
-        if (times > 0 && q == f->queue && f->lives_ms < m->queues[q].lives_ms) {
+        uint64_t lives_ms = rules_least_lives(m, q, rules_since(m, f, q));
+        if (times > 0 && q == f->queue && f->lives_ms < lives_ms) {
             sum_ms += f->lives_ms;
             times--;
         }
-        CHECK(m->world, times == 0 || m->queues[q].lives_ms != UNLIMITED,
+        CHECK(m->world, times == 0 || lives_ms != UNLIMITED,
               "mortal %" PRIu64 " has expired in %s, where nothing does", id, mortal_names[q]);
-        sum_ms += times > 0 ? times * m->queues[q].lives_ms : 0;
+        sum_ms += times > 0 ? times * lives_ms : 0;
     }
     CHECK(m->world, m->latest_ms >= f->published_ms + sum_ms,
           "mortal %" PRIu64 " has expired within %" PRIu64 " ms, and not %" PRIu64, id,
@@ -371,7 +440,7 @@ static void look_at_history(const struct mortals *m, uint64_t id, struct fate_si
     read_history(m->world, id, sight->message, &h);
     sight->step = h.step;
     check_path(m, id, &h);
-    CHECK(m->world, path_at(m, m->fates[id].queue, h.step) == sight->queue,
+    CHECK(m->world, has(places_at(m, &m->fates[id], h.step), sight->queue),
           "mortal %" PRIu64 ", published to %s, is in %s after %u deaths", id,
           mortal_names[m->fates[id].queue], mortal_names[sight->queue], h.step);
     check_envelope(m, id, sight);
@@ -402,7 +471,7 @@ static void check_alive(const struct mortals *m, uint64_t id, const struct fate_
     const struct world *w = m->world;
     const struct fate *f = &m->fates[id];
     uint64_t bit = UINT64_C(1) << sight->step;
-    unsigned overflow = m->queues[f->queue].overflow;
+    bool may_be_buried = rules_may_bury_refused(m, f->queue, rules_since(m, f, f->queue));
 
     CHECK(w, !f->leased || w->corruption_reported,
           "mortal %" PRIu64 " was given out twice at a time", id);
@@ -416,7 +485,7 @@ static void check_alive(const struct mortals *m, uint64_t id, const struct fate_
           sight->step);
     CHECK(w, !(f->rejected_now & bit) || may_fail(w),
           "mortal %" PRIu64 " was rejected at step %u, and is there", id, sight->step);
-    CHECK(w, !f->refused || (sight->step > 0 && overflow == OVERFLOW_NACK_AND_BURY) || may_fail(w),
+    CHECK(w, !f->refused || (sight->step > 0 && may_be_buried) || may_fail(w),
           "mortal %" PRIu64 " was refused by %s, and is there", id, mortal_names[f->queue]);
 }
 
@@ -431,7 +500,8 @@ static void check_counts(const struct mortals *m, uint64_t id, const struct fate
               (sight->count >= f->returns_now[step] || may_fail(m->world)),
           "mortal %" PRIu64 " counts %u returns, but there were %u, %u of them in this life", id,
           sight->count, f->returns[step], f->returns_now[step]);
-    CHECK(m->world, sight->count <= m->queues[sight->queue].returns_max || may_fail(m->world),
+    uint64_t returns_max = rules_most_returns(m, sight->queue, rules_since(m, f, sight->queue));
+    CHECK(m->world, sight->count <= returns_max || may_fail(m->world),
           "mortal %" PRIu64 " was returned %u times to %s", id, sight->count,
           mortal_names[sight->queue]);
     bool was_seen = step == 0 ? f->seen_ever & 1 : f->seen_now & UINT64_C(1) << step;
@@ -459,11 +529,13 @@ static void check_age(const struct mortals *m, uint64_t id, const struct fate_si
                       uint64_t now_ms)
 {
     const struct fate *f = &m->fates[id];
-    uint64_t lives_ms = m->queues[sight->queue].lives_ms;
+    unsigned certain = rules_certain(m, sight->queue);
+    uint64_t lives_ms = rules_most_lives(m, sight->queue, certain);
+    bool may_be_0 = rules_least_lives(m, sight->queue, certain) == 0;
 
     if (sight->step == 0)
         lives_ms = least(lives_ms, f->lives_ms);
-    if (!sight->is_at_home || m->has_moved || lives_ms == UNLIMITED || lives_ms == 0)
+    if (!sight->is_at_home || m->has_moved || lives_ms == UNLIMITED || lives_ms == 0 || may_be_0)
         return;
     uint64_t waits_ms = sight->step == 0 ? f->waits_ms : 0;
     CHECK(m->world, sight->message->published_at_ms + waits_ms + lives_ms >= now_ms,
@@ -601,9 +673,7 @@ void fate_confirmed(struct mourner *mourner, uint64_t id, bool accepted)
 
     f->confirmed = accepted;
     f->refused = !accepted && !may_fail(m->world); /* where storage fails, nobody knows */
-    CHECK(m->world,
-          accepted || may_fail(m->world) ||
-              (m->queues[f->queue].overflow != OVERFLOW_DROP && may_be_full(m, id, f->queue)),
+    CHECK(m->world, accepted || may_fail(m->world) || may_be_full(m, id, f->queue, REFUSES),
           "mortal %" PRIu64 " is refused by %s, which was not full", id, mortal_names[f->queue]);
     if (!accepted || !f->persistent || m->has_moved)
         return;

@@ -28,43 +28,6 @@ const struct catalog_queue *mortal_look(const struct mortals *m, unsigned worker
     return vhost_queue(vhost, slice_text(mortal_names[queue]));
 }
 
-/* ---- which queues there are ---- */
-
-static uint64_t some_lives(struct mortals *m)
-{
-    switch (mortal_dice(m, 5)) {
-    case 0:
-        return mortal_dice(m, 3);
-    case 1:
-        return 5 + mortal_dice(m, 300);
-    case 2:
-        return 3600000; /* nobody waits for that */
-    default:
-        return UNLIMITED;
-    }
-}
-
-static void choose_queue(struct mortals *m, unsigned index)
-{
-    struct mortal_queue *q = &m->queues[index];
-
-    *q = (struct mortal_queue){
-        .is_quorum = mortal_dice(m, 3) == 0,
-        .buries = mortal_dice(m, 4) > 0,
-        .target = mortal_dice(m, 12) ? (unsigned)mortal_dice(m, MORTAL_QUEUES) : NO_GRAVE,
-        .lives_ms = some_lives(m),
-        .length_max = mortal_dice(m, 2) ? UNLIMITED : mortal_dice(m, mortal_dice(m, 2) ? 10 : 60),
-        .bytes_max = mortal_dice(m, 6) ? UNLIMITED : mortal_dice(m, 5000),
-        .returns_max = UNLIMITED,
-    };
-    if (q->is_quorum)
-        q->returns_max = mortal_dice(m, 3) ? mortal_dice(m, 4) : 20;
-    if (q->length_max != UNLIMITED || q->bytes_max != UNLIMITED)
-        q->overflow = (enum overflow)mortal_dice(m, q->is_quorum ? 2 : 3);
-    if (q->overflow == OVERFLOW_NACK_AND_BURY && !q->buries)
-        q->overflow = OVERFLOW_NACK;
-}
-
 struct mortals *mortals_new(struct world *w)
 {
     struct mortals *m = memory_new(sizeof *m);
@@ -73,42 +36,13 @@ struct mortals *mortals_new(struct world *w)
     m->random_state = w->seed * 0xd1342543de82ef95ull + 7;
     for (unsigned i = 0; i < 4; i++)
         mortal_dice(m, 2);
+    m->has_policies = mortal_dice(m, 2);
     for (unsigned q = 0; q < MORTAL_QUEUES; q++)
-        choose_queue(m, q);
+        rules_choose(m, q);
     for (unsigned i = 0; i < MOURNERS; i++) {
         m->mourners[i] = (struct mourner){.world = w, .index = i, .window = m->windows[i]};
     }
     return m;
-}
-
-static void put_number(struct writer *w, const char *name, uint64_t value)
-{
-    if (value != UNLIMITED)
-        fields_put_integer(w, name, (int64_t)value);
-}
-
-static struct slice arguments_of(struct mourner *mourner, unsigned queue)
-{
-    static const char *const overflows[] = {"drop-head", "reject-publish", "reject-publish-dlx"};
-    const struct mortal_queue *q = &mourner->world->mortals->queues[queue];
-    struct writer w = writer_of(mourner->arguments, sizeof mourner->arguments);
-
-    if (q->is_quorum)
-        fields_put_text(&w, "x-queue-type", slice_text("quorum"));
-    put_number(&w, "x-message-ttl", q->lives_ms);
-    put_number(&w, "x-max-length", q->length_max);
-    put_number(&w, "x-max-length-bytes", q->bytes_max);
-    if (q->is_quorum && q->returns_max != 20)
-        put_number(&w, "x-delivery-limit", q->returns_max);
-    if (q->overflow != OVERFLOW_DROP)
-        fields_put_text(&w, "x-overflow", slice_text(overflows[q->overflow]));
-    if (q->buries) {
-        fields_put_text(&w, "x-dead-letter-exchange", slice_text(""));
-        fields_put_text(&w, "x-dead-letter-routing-key",
-                        slice_text(q->target == NO_GRAVE ? "nowhere" : mortal_names[q->target]));
-    }
-    CHECK(mourner->world, !w.failed, "too many arguments");
-    return slice_of(mourner->arguments, writer_size(&w));
 }
 
 /* ---- leases ---- */
@@ -315,6 +249,9 @@ static void answered(struct mourner *mourner)
     case MOURN_MOVE:
         w->moved += done;
         break;
+    case MOURN_POLICY:
+        rules_changed(mourner, mourner->asked_queue);
+        break;
     }
     if (!mourner->ready)
         next_ask(mourner);
@@ -364,7 +301,7 @@ static void declare(struct mourner *mourner, unsigned queue)
 {
     struct queue_spec spec = {.name = slice_text(mortal_names[queue]),
                               .durable = true,
-                              .arguments = arguments_of(mourner, queue)};
+                              .arguments = rules_arguments(mourner, queue)};
 
     trace(mourner->world, "mourner %u declares %s", mourner->index, mortal_names[queue]);
     mourner->asked_queue = queue;
@@ -525,6 +462,15 @@ static void move(struct mourner *mourner)
                             slice_text(mortal_names[mourner->asked_queue]), shard));
 }
 
+static void change(struct mourner *mourner)
+{
+    int outcome;
+
+    mourner->asked_queue = (unsigned)mortal_dice(mourner->world->mortals, MORTAL_QUEUES);
+    if (rules_change(mourner, mourner->asked_queue, &outcome))
+        asked(mourner, MOURN_POLICY, outcome);
+}
+
 /* Somebody was answered for each of them. */
 static bool all_are_there(const struct mortals *m)
 {
@@ -539,7 +485,7 @@ static void act_freely(struct mourner *mourner)
 {
     struct mortals *m = mourner->world->mortals;
 
-    switch (mortal_dice(m, 12)) {
+    switch (mortal_dice(m, m->has_policies ? 14 : 12)) {
     case 0:
     case 1:
     case 2:
@@ -565,8 +511,11 @@ static void act_freely(struct mourner *mourner)
         if (mortal_dice(m, 5) == 0)
             declare(mourner, (unsigned)mortal_dice(m, MORTAL_QUEUES));
         break;
-    default:
+    case 11:
         transact(mourner);
+        break;
+    default:
+        change(mourner);
     }
 }
 
@@ -751,10 +700,11 @@ void mortals_rest(struct world *w)
 /* Keeps to its limits, and has nothing that is too old. */
 static void check_queue(const struct world *w, unsigned queue, const struct hosted *hosted)
 {
-    const struct mortal_queue *q = &w->mortals->queues[queue];
+    const struct rules *q = rules_now(w->mortals, queue);
     const struct queue *there = &hosted->queue;
 
-    if (w->failed_shards != 0 || w->corruption_reported || (w->seed % 8 >= 3 && w->seed % 8 <= 5))
+    if (!q || w->failed_shards != 0 || w->corruption_reported ||
+        (w->seed % 8 >= 3 && w->seed % 8 <= 5))
         return;
     CHECK(w,
           q->overflow != OVERFLOW_DROP ||
@@ -796,6 +746,7 @@ void mortals_life_over(struct world *w, bool clean)
     if (!m)
         return;
     fates_life_over(m, clean);
+    rules_life_over(m);
     m->has_moved = false;
     for (unsigned q = 0; q < MORTAL_QUEUES; q++)
         m->queues[q].unseen = 0;

@@ -2,7 +2,8 @@
  * Queues that do something by themselves, and what becomes of messages in them: they die of limits,
  * of age, of rejections and of too many returns, and are published again, or are gone.
  *
- *   mortal.c    which queues there are, by seed; clients that publish to them and consume
+ *   rules.c     what these queues are to do, by arguments and by policies, which change
+ *   mortal.c    clients that publish to them and consume
  *   fate.c      what was promised of their messages, and what became of it
  *
  * In half of the worlds there are such queues, and two *mourners*, which nobody else takes notice
@@ -23,17 +24,30 @@
 #define NO_GRAVE      MORTAL_QUEUES /* as a target: the dead are gone */
 #define UNLIMITED     UINT64_MAX
 
+#define VERSIONS_MAX 200u /* of a queue's rules */
+
 enum overflow { OVERFLOW_DROP, OVERFLOW_NACK, OVERFLOW_NACK_AND_BURY };
 
-struct mortal_queue {
-    bool is_quorum;
+struct rules {
     bool buries;                              /* has a dead-letter exchange, */
     unsigned target;                          /* which leads there, or nowhere */
     uint64_t lives_ms, length_max, bytes_max; /* or UNLIMITED */
     uint64_t returns_max;                     /* or UNLIMITED */
+    bool says_returns;
     enum overflow overflow;
-    unsigned unseen; /* in this life: consumers that left, perhaps with messages on the way */
-    bool is_there;   /* its declaration was answered */
+};
+
+struct mortal_queue {
+    bool is_quorum;
+    struct rules own;                    /* by arguments */
+    struct rules versions[VERSIONS_MAX]; /* of what acts, policies included */
+    unsigned certain,
+        latest;       /* one of these acts: the last that was answered, that was asked for */
+    bool is_changing; /* somebody has asked for the latest, and may not be answered yet */
+    bool clears;      /* it was asked for by clearing */
+    bool has_policy;  /* by the certain one */
+    unsigned unseen;  /* in this life: consumers that left, perhaps with messages on the way */
+    bool is_there;    /* its declaration was answered */
     uint64_t late_ms, late_since_ms; /* what is next was due then, and seen to be so since */
 };
 
@@ -45,6 +59,7 @@ struct fate {
     bool accepted, accepted_durable; /* accepted: not undone by a crash since */
     bool in_doubt;                   /* not seen since a transaction was to settle it */
     uint8_t queue;                   /* to which it was published */
+    uint8_t since[MORTAL_QUEUES];    /* the first version of each queue that may act on it */
     uint8_t home;                    /* the shard to which it was published */
     uint8_t worker, shard;           /* where it was accepted last */
     uint32_t publisher, born;        /* born: the life */
@@ -79,7 +94,8 @@ struct mourner {
         MOURN_SUBSCRIBE,
         MOURN_GET,
         MOURN_TRANSACT,
-        MOURN_MOVE
+        MOURN_MOVE,
+        MOURN_POLICY
     } ask;
     bool busy, ready, leaving, is_open;
     enum flow flow;
@@ -110,6 +126,7 @@ struct mortals {
     struct mourner mourners[MOURNERS];
     struct fate fates[FATES_MAX + 1];
     uint64_t count;
+    bool has_policies;  /* which change while all goes on */
     bool has_moved;     /* in this life, perhaps */
     uint64_t latest_ms; /* of the wall clock, which goes on from life to life */
     uint64_t windows[MOURNERS][FATES_MAX + 1];
@@ -121,6 +138,35 @@ extern const char *const mortal_names[MORTAL_QUEUES];
 
 uint64_t mortal_dice(struct mortals *m, uint64_t sides);
 const struct catalog_queue *mortal_look(const struct mortals *m, unsigned worker, unsigned queue);
+
+/* ---- rules.c ---- */
+
+void rules_choose(struct mortals *m, unsigned queue);
+struct slice rules_arguments(struct mourner *mourner, unsigned queue);
+
+/* Asks for other rules by policy; false: not now. rules_changed(): it was answered. */
+bool rules_change(struct mourner *mourner, unsigned queue, int *outcome);
+void rules_changed(struct mourner *mourner, unsigned queue);
+void rules_life_over(struct mortals *m);
+
+/* The first version that may act now; that may have, on that message. */
+unsigned rules_certain(const struct mortals *m, unsigned queue);
+unsigned rules_since(const struct mortals *m, const struct fate *f, unsigned queue);
+
+/* Of all versions from `first` on. */
+uint64_t rules_least_lives(const struct mortals *m, unsigned queue, unsigned first);
+uint64_t rules_most_lives(const struct mortals *m, unsigned queue, unsigned first);
+uint64_t rules_least_returns(const struct mortals *m, unsigned queue, unsigned first);
+uint64_t rules_most_returns(const struct mortals *m, unsigned queue, unsigned first);
+bool rules_may_bury_refused(const struct mortals *m, unsigned queue, unsigned first);
+unsigned rules_targets(const struct mortals *m, unsigned queue, unsigned first); /* bits */
+
+/* With so many others and so many bytes; overflow: bits of those that are meant. */
+bool rules_may_be_over(const struct mortals *m, unsigned queue, unsigned first, unsigned overflow,
+                       uint64_t count, uint64_t bytes);
+
+/* NULL: that is not certain. */
+const struct rules *rules_now(const struct mortals *m, unsigned queue);
 
 /* ---- fate.c ---- */
 

@@ -22,7 +22,7 @@ struct slot {
     pid_t process; /* 0: none */
     uint64_t seed, block_end;
     uint64_t passed, deliveries, far_deliveries, crashes, confirms, alarms, moved;
-    uint64_t mortal_sights, mortal_deaths, redrives;
+    uint64_t mortal_sights, mortal_deaths, redrives, policies;
 };
 
 struct shared {
@@ -48,6 +48,7 @@ static void run_seed(const struct options *options, struct slot *slot, struct wo
     slot->mortal_sights += w->mortal_sights;
     slot->mortal_deaths += w->mortal_deaths;
     slot->redrives += w->redrives;
+    slot->policies += w->policies;
 }
 
 /* First what is left of the block at hand. */
@@ -125,6 +126,7 @@ static struct slot total(const struct shared *shared)
         sum.mortal_sights += slot->mortal_sights;
         sum.mortal_deaths += slot->mortal_deaths;
         sum.redrives += slot->redrives;
+        sum.policies += slot->policies;
     }
     return sum;
 }
@@ -174,9 +176,9 @@ int seeds_run(const struct options *options)
     printf("%" PRIu64 " seeds: %" PRIu64 " crashes, %" PRIu64 " confirms, %" PRIu64
            " deliveries, %" PRIu64 " of them by mail, %" PRIu64 " alarms that ended, %" PRIu64
            " moves, %" PRIu64 " deliveries of mortals, %" PRIu64 " of them dead letters, %" PRIu64
-           " redrives\n",
+           " redrives, %" PRIu64 " policies\n",
            sum.passed, sum.crashes, sum.confirms, sum.deliveries, sum.far_deliveries, sum.alarms,
-           sum.moved, sum.mortal_sights, sum.mortal_deaths, sum.redrives);
+           sum.moved, sum.mortal_sights, sum.mortal_deaths, sum.redrives, sum.policies);
     if (failures > 0)
         printf("the first that failed: %" PRIu64 "\n", shared->first_failed);
     printf("%" PRIu64 " passed, %" PRIu64 " failed\n", sum.passed, failures);

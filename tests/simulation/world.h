@@ -221,6 +221,7 @@ struct world {
     struct redriver *redriver; /* likewise */
     uint64_t redrives;
     uint64_t deliveries, far_deliveries, crashes, confirms, alarms, moved;
+    uint64_t policies;                     /* that were set or cleared */
     uint64_t mortal_sights, mortal_deaths; /* of messages that may die; of those that had */
 };
 
