@@ -564,16 +564,24 @@ static void check_place(struct mortals *m, uint64_t id, const struct fate_sight 
     }
 }
 
+/* Its burial may have been under way when everything crashed: then it waits, too. */
+static bool may_be_half_buried(const struct mortals *m, uint64_t id)
+{
+    const struct fate *f = &m->fates[id];
+
+    return f->born < m->world->life && ((f->rejected & 1) || may_die_in(m, id, 0, f->queue));
+}
+
 /* A consumer gets what nobody has seen yet in the order of the queue. Dead letters are put in by
  * transactions, whose messages stand in their place and wait; and so does what a transaction was to
  * settle, until its end is known, after a crash too. */
-static void check_order(struct mourner *mourner, const struct fate *f,
-                        const struct fate_sight *sight)
+static void check_order(struct mourner *mourner, uint64_t id, const struct fate_sight *sight)
 {
     struct mortals *m = mourner->world->mortals;
+    const struct fate *f = &m->fates[id];
 
     if (!sight->to_consumer || sight->step > 0 || f->in_transaction || f->in_doubt ||
-        (f->seen_now & 1) || f->waits_ms > 0)
+        (f->seen_now & 1) || f->waits_ms > 0 || may_be_half_buried(m, id))
         return;
     CHECK(m->world,
           sight->sequence > mourner->consumer_last || m->has_moved || may_fail(m->world) ||
@@ -600,7 +608,7 @@ uint64_t fate_seen(struct mourner *mourner, struct fate_sight *sight)
     check_counts(m, id, sight);
     check_age(m, id, sight, wall_ms(mourner));
     check_place(m, id, sight);
-    check_order(mourner, f, sight);
+    check_order(mourner, id, sight);
     f->in_doubt = false;
     f->step = sight->step;
     f->seen_now |= UINT64_C(1) << sight->step;
