@@ -29,10 +29,12 @@ What no script does, or nobody compares:
 - BCC where dead letters are: RabbitMQ's keep going by these keys, ours only by CC;
 - `redelivered`, behind the refusal of a channel that had consumers: RabbitMQ may give them something that
   comes back with the channel's end;
+- a message that has to expire, where it comes above others by its priority: RabbitMQ does not look at it
+  until something else happens there;
 - which of two things that are wrong with one operation is told;
 - which of two consumers of a queue gets what (all that they get together is compared), and the order
   between queues in which one channel's deliveries come;
-- quorum queues and streams: 3.10's are another thing than 4.3's; x-max-priority, x-expires, auto-delete
+- quorum queues and streams: 3.10's are another thing than 4.3's; x-expires, auto-delete
   and exclusive queues, transactions, policies: each has tests of its own, or is not there yet.
 
 Exit status 0: they agree, and at least nine of ten operations were compared. The last line is `N passed, N failed, N skipped`, of scripts.
@@ -133,9 +135,11 @@ class Maker:
                                                        self.prefix + "missing", "amq.fanout"])
             if self.some(0.6):
                 made["x-dead-letter-routing-key"] = r.choice([self.queue(), self.queue(), self.key()])
+        if "x-message-ttl" not in made and self.some(0.5):
+            made["x-max-priority"] = r.choice([1, 2, 5, 9, 255, 0])
         if self.some(0.04):
-            made[r.choice(["x-message-ttl", "x-max-length", "x-max-length-bytes"])] = \
-                r.choice([-1, "many"])
+            made[r.choice(["x-message-ttl", "x-max-length", "x-max-length-bytes",
+                           "x-max-priority"])] = r.choice([-1, "many"])
         if self.some(0.02):
             made["x-overflow"] = r.choice(["sideways", 1])
         if self.some(0.02):
@@ -184,11 +188,13 @@ class Maker:
             if not self.buries and self.some(0.1):
                 made["headers"]["BCC"] = [self.key()]
         for name, value in (("message_id", f"id-{self.bodies}"), ("content_type", "text/plain"),
-                            ("priority", r.randrange(10)), ("timestamp", 1700000000),
+                            ("timestamp", 1700000000),
                             ("correlation_id", "c"), ("reply_to", "r"), ("type", "t"),
                             ("app_id", "a"), ("user_id", "guest")):
             if self.some(0.15):
                 made[name] = value
+        if "expiration" not in made and self.some(0.5):
+            made["priority"] = r.randrange(12)
         body = f"{self.bodies}-".encode().ljust(r.choice([0, 0, 10, BODY_MAX]), b".")
         return body, made
 

@@ -104,6 +104,10 @@ struct message *fate_message(struct mourner *mourner, uint64_t id)
     struct writer writer = writer_of(properties, sizeof properties);
     struct amqp091_properties p = {.flags = AMQP091_DELIVERY_MODE,
                                    .delivery_mode = f->persistent ? 2 : 1};
+    if (f->priority != NO_PRIORITY) {
+        p.flags |= AMQP091_PRIORITY;
+        p.priority = (uint8_t)f->priority;
+    }
 
     store_le64(body->data, id);
     memcpy(body->data + 8, bytes_of(w, id), f->size - 8);
@@ -116,7 +120,8 @@ struct message *fate_message(struct mourner *mourner, uint64_t id)
     amqp091_properties_write(&writer, &p);
     struct message_parts parts = {
         .format = FORMAT_AMQP091,
-        .flags = f->persistent ? MESSAGE_PERSISTENT : 0,
+        .flags = amqp091_message_flags(&p),
+        .priority = p.priority,
         .exchange = slice_text(""),
         .key = slice_text(mortal_names[f->queue]),
         .properties = slice_of(properties, writer_size(&writer)),
@@ -142,6 +147,18 @@ static uint64_t id_of(const struct world *w, struct slice body)
               memcmp(body.data + 8, bytes_of(w, id), body.size - 8) == 0,
           "mortal %" PRIu64 " has other bytes than were published", id);
     return id;
+}
+
+/* ---- priorities ---- */
+
+/* RabbitMQ's: none is 0, and in quorum queues, which have 32, it is 4. */
+static unsigned level_in(const struct mortals *m, const struct fate *f, unsigned queue)
+{
+    const struct mortal_queue *q = &m->queues[queue];
+    unsigned most = q->is_quorum ? LEVELS_MAX - 1 : q->priority_max;
+    unsigned level = f->priority != NO_PRIORITY ? (unsigned)f->priority : q->is_quorum ? 4 : 0;
+
+    return level < most ? level : most;
 }
 
 /* ---- what is possible ---- */
@@ -543,7 +560,7 @@ static void check_age(const struct mortals *m, uint64_t id, const struct fate_si
           lives_ms, mortal_names[sight->queue], now_ms);
 }
 
-/* What one client has published to one queue stands there in that order. */
+/* What one client has published to one queue stands there in that order, at each level. */
 static void check_place(struct mortals *m, uint64_t id, const struct fate_sight *sight)
 {
     struct fate *f = &m->fates[id];
@@ -556,7 +573,8 @@ static void check_place(struct mortals *m, uint64_t id, const struct fate_sight 
     f->sequence = sight->sequence;
     for (uint64_t other = 1; other <= m->count; other++) {
         const struct fate *o = &m->fates[other];
-        if (other == id || o->sequence == 0 || o->publisher != f->publisher || o->queue != f->queue)
+        if (other == id || o->sequence == 0 || o->publisher != f->publisher ||
+            o->queue != f->queue || level_in(m, o, o->queue) != level_in(m, f, f->queue))
             continue;
         CHECK(m->world, (other < id) == (o->sequence < f->sequence),
               "mortals %" PRIu64 " and %" PRIu64 " of %s are numbers %" PRIu64 " and %" PRIu64, id,
@@ -579,16 +597,47 @@ static void check_order(struct mourner *mourner, uint64_t id, const struct fate_
 {
     struct mortals *m = mourner->world->mortals;
     const struct fate *f = &m->fates[id];
+    uint64_t *last = &mourner->consumer_last[level_in(m, f, sight->queue)];
 
     if (!sight->to_consumer || sight->step > 0 || f->in_transaction || f->in_doubt ||
         (f->seen_now & 1) || f->waits_ms > 0 || may_be_half_buried(m, id))
         return;
     CHECK(m->world,
-          sight->sequence > mourner->consumer_last || m->has_moved || may_fail(m->world) ||
+          sight->sequence > *last || m->has_moved || may_fail(m->world) ||
               m->queues[sight->queue].unseen > 0,
           "a mortal, number %" PRIu64 " of %s, is first seen after number %" PRIu64,
-          sight->sequence, mortal_names[sight->queue], mourner->consumer_last);
-    mourner->consumer_last = sight->sequence;
+          sight->sequence, mortal_names[sight->queue], *last);
+    *last = sight->sequence;
+}
+
+/* Published in this life, in the queue and ready for sure: nobody had it, and nothing befell it. */
+static bool must_be_ready(const struct mortals *m, uint64_t id, unsigned queue)
+{
+    const struct fate *f = &m->fates[id];
+
+    return f->queue == queue && f->confirmed && f->born == m->world->life && !f->in_transaction &&
+           !f->in_doubt && !f->leased && !f->accepted && !f->may_be_gone && f->rejected == 0 &&
+           f->waits_ms == 0 && f->seen_ever == 0 &&
+           (f->life != m->world->life + 1 || !f->seen_now) && !may_die_in(m, id, 0, queue);
+}
+
+/* It is strict: there is none of a higher priority when one goes out for the first time. */
+static void check_priority(const struct mourner *mourner, const struct fate *f,
+                           const struct fate_sight *sight)
+{
+    struct mortals *m = mourner->world->mortals;
+    unsigned level = level_in(m, f, sight->queue);
+
+    if (!sight->is_at_home || sight->redelivered || (f->seen_now & UINT64_C(1) << sight->step) ||
+        m->has_moved || may_fail(m->world) || m->queues[sight->queue].unseen > 0 ||
+        !mortal_is_alone(mourner, sight->queue))
+        return;
+    for (uint64_t other = 1; other <= m->count; other++) {
+        unsigned its_level = level_in(m, &m->fates[other], sight->queue);
+        CHECK(m->world, its_level <= level || !must_be_ready(m, other, sight->queue),
+              "a mortal of priority %u comes from %s, where %" PRIu64 " of %u waits", level,
+              mortal_names[sight->queue], other, its_level);
+    }
 }
 
 uint64_t fate_seen(struct mourner *mourner, struct fate_sight *sight)
@@ -609,6 +658,7 @@ uint64_t fate_seen(struct mourner *mourner, struct fate_sight *sight)
     check_age(m, id, sight, wall_ms(mourner));
     check_place(m, id, sight);
     check_order(mourner, id, sight);
+    check_priority(mourner, f, sight);
     f->in_doubt = false;
     f->step = sight->step;
     f->seen_now |= UINT64_C(1) << sight->step;

@@ -45,6 +45,22 @@ struct mortals *mortals_new(struct world *w)
     return m;
 }
 
+bool mortal_is_alone(const struct mourner *mourner, unsigned queue)
+{
+    const struct mortals *m = mourner->world->mortals;
+
+    for (unsigned i = 0; i < MOURNERS; i++) {
+        const struct mourner *other = &m->mourners[i];
+        bool subscribes = other->busy && other->ask == MOURN_SUBSCRIBE;
+        bool gets = other->busy && (other->ask == MOURN_GET || other->ask == MOURN_TRANSACT);
+        if (gets ||
+            (other != mourner && other->is_open &&
+             (other->leaving || subscribes || (other->consumer && other->consumer_queue == queue))))
+            return false;
+    }
+    return true;
+}
+
 /* ---- leases ---- */
 
 static void hold(struct mourner *mourner, uint64_t id, uint32_t step, struct lease lease)
@@ -318,7 +334,9 @@ static uint64_t new_message(struct mourner *mourner, unsigned *queue)
     *queue = (unsigned)mortal_dice(m, MORTAL_QUEUES);
     bool persistent = mortal_dice(m, 8) > 0;
     uint64_t waits_ms = mortal_dice(m, 5) ? 0 : mortal_dice(m, mortal_dice(m, 2) ? 50 : WAITS_MS);
-    return fate_new(mourner, *queue, persistent, lives_ms, waits_ms);
+    uint64_t id = fate_new(mourner, *queue, persistent, lives_ms, waits_ms);
+    m->fates[id].priority = mortal_dice(m, 2) ? (int)mortal_dice(m, 12) : NO_PRIORITY;
+    return id;
 }
 
 static void publish(struct mourner *mourner)
@@ -372,7 +390,7 @@ static void subscribe(struct mourner *mourner)
         return;
     }
     mourner->consumer_queue = mourner->asked_queue = (unsigned)mortal_dice(m, MORTAL_QUEUES);
-    mourner->consumer_last = 0;
+    memset(mourner->consumer_last, 0, sizeof mourner->consumer_last);
     struct subscribe_spec spec = {
         .queue = slice_text(mortal_names[mourner->consumer_queue]),
         .tag = slice_text("m"),

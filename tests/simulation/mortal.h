@@ -21,6 +21,8 @@
 #define STEPS_MAX     32u
 #define HELDS_MAX     64u
 #define IN_TX_MAX     6u
+#define LEVELS_MAX    32u
+#define NO_PRIORITY   (-1)
 #define NO_GRAVE      MORTAL_QUEUES /* as a target: the dead are gone */
 #define UNLIMITED     UINT64_MAX
 
@@ -39,6 +41,7 @@ struct rules {
 
 struct mortal_queue {
     bool is_quorum;
+    unsigned priority_max;               /* of a classic queue; 0: it has no priorities */
     struct rules own;                    /* by arguments */
     struct rules versions[VERSIONS_MAX]; /* of what acts, policies included */
     unsigned certain,
@@ -75,6 +78,7 @@ struct fate {
     uint32_t life, step;             /* the last life in which something happened to it, and the
                                         last step there */
     uint64_t sequence;               /* of step 0, once it was seen there */
+    int priority;                    /* or NO_PRIORITY */
     uint8_t returns[STEPS_MAX];      /* that count, and were asked for */
     uint8_t returns_now[STEPS_MAX];  /* of those, in the life `life` */
 };
@@ -102,7 +106,7 @@ struct mourner {
     unsigned declared, asked_queue;
     struct consumer *consumer;
     unsigned consumer_queue;
-    uint64_t consumer_last; /* sequence, of what came to it for the first time */
+    uint64_t consumer_last[LEVELS_MAX]; /* sequence, of what came to it for the first time */
     struct lease leases[HELDS_MAX];
     uint64_t ids[HELDS_MAX];
     uint32_t steps[HELDS_MAX];
@@ -137,6 +141,8 @@ struct mortals {
 extern const char *const mortal_names[MORTAL_QUEUES];
 
 uint64_t mortal_dice(struct mortals *m, uint64_t sides);
+/* Nobody but this mourner may have got messages of that queue that it has not seen. */
+bool mortal_is_alone(const struct mourner *mourner, unsigned queue);
 const struct catalog_queue *mortal_look(const struct mortals *m, unsigned worker, unsigned queue);
 
 /* ---- rules.c ---- */

@@ -82,6 +82,8 @@ void rules_choose(struct mortals *m, unsigned queue)
     struct mortal_queue *q = &m->queues[queue];
 
     *q = (struct mortal_queue){.is_quorum = mortal_dice(m, 3) == 0};
+    if (!q->is_quorum && mortal_dice(m, 2))
+        q->priority_max = 1 + (unsigned)mortal_dice(m, 9);
     q->own = m->has_policies && mortal_dice(m, 2) ? no_rules : some_rules(m, q->is_quorum);
     q->versions[0] = together(&q->own, &no_rules, q->is_quorum);
 }
@@ -118,6 +120,8 @@ struct slice rules_arguments(struct mourner *mourner, unsigned queue)
 
     if (q->is_quorum)
         fields_put_text(&w, "x-queue-type", slice_text("quorum"));
+    if (q->priority_max > 0)
+        put_number(&w, "x-max-priority", q->priority_max);
     put_rules(&w, &q->own, 0);
     CHECK(mourner->world, !w.failed, "too many arguments");
     return slice_of(mourner->arguments, writer_size(&w));
