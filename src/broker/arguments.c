@@ -264,8 +264,83 @@ static int check_leader_locator(const struct checking *checking, const struct fi
 
 static int check_retry_type(const struct checking *checking, const struct field *field)
 {
+    enum { DISABLED, ALL, FAILED, RETURNED };
     static const char *const words[] = {"disabled", "all", "failed", "returned"};
-    return check_one_of(checking, field, words, COUNT(words), "invalid_delayed_retry_type", NULL);
+    struct queue_retry *retry = &checking->settings.queue->retry;
+    unsigned word = DISABLED;
+
+    int result =
+        check_one_of(checking, field, words, COUNT(words), "invalid_delayed_retry_type", &word);
+    retry->counted = word == ALL || word == FAILED;
+    retry->uncounted = word == ALL || word == RETURNED;
+    return result;
+}
+
+/* Without a longest one, the shortest is that, too. */
+static int check_retry_min(const struct checking *checking, const struct field *field)
+{
+    struct queue_retry *retry = &checking->settings.queue->retry;
+    int result = check_period(checking, field);
+
+    if (result == 0)
+        retry->min_ms = retry->max_ms = (uint64_t)field->value.integer;
+    return result;
+}
+
+static int check_retry_max(const struct checking *checking, const struct field *field)
+{
+    int result = check_period(checking, field);
+
+    if (result == 0)
+        checking->settings.queue->retry.max_ms = (uint64_t)field->value.integer;
+    return result;
+}
+
+static int check_retry_backoff(const struct checking *checking, const struct field *field)
+{
+    static const char *const words[] = {"linear", "exponential"};
+    unsigned word = 0;
+
+    int result = check_one_of(checking, field, words, COUNT(words), "invalid_backoff", &word);
+    checking->settings.queue->retry.doubles = word == 1;
+    return result;
+}
+
+static int check_retry_jitter(const struct checking *checking, const struct field *field)
+{
+    int result = check_not_negative(checking, field);
+
+    if (result == 0 && field->value.integer > 100)
+        return refuse_number(checking, "value_too_large", field);
+    if (result == 0)
+        checking->settings.queue->retry.less_percent = (uint8_t)field->value.integer;
+    return result;
+}
+
+/* Where there are steps, the longest of them is long enough. */
+static int check_retry_steps(const struct checking *checking, const struct field *field)
+{
+    struct queue_retry *retry = &checking->settings.queue->retry;
+    struct reader values;
+    struct field step;
+    int result = 0;
+
+    if (field->type != 'A')
+        return refuse_type(checking, field);
+    values = reader_of(field->value.bytes);
+    retry->max_ms = 0;
+    while (result == 0 && fields_next_value(&values, &step)) {
+        result = check_period(checking, &step);
+        if (result == 0 && retry->steps == QUEUE_RETRY_STEPS_MAX)
+            return refuse(checking, "\"more than %u steps\"", QUEUE_RETRY_STEPS_MAX);
+        if (result != 0)
+            break;
+        retry->steps_ms[retry->steps] = (uint64_t)step.value.integer;
+        if (retry->steps_ms[retry->steps] > retry->max_ms)
+            retry->max_ms = retry->steps_ms[retry->steps];
+        retry->steps++;
+    }
+    return result;
 }
 
 static int check_single_active(const struct checking *checking, const struct field *field)
@@ -367,8 +442,11 @@ static const struct {
     {"x-quorum-initial-group-size", QUORUM, check_positive},
     {"x-delivery-limit", QUORUM, check_delivery_limit},
     {"x-delayed-retry-type", QUORUM, check_retry_type},
-    {"x-delayed-retry-min", QUORUM, check_not_negative},
-    {"x-delayed-retry-max", QUORUM, check_not_negative},
+    {"x-delayed-retry-min", QUORUM, check_retry_min},
+    {"x-delayed-retry-backoff", QUORUM, check_retry_backoff}, /* this and the next two: ours */
+    {"x-delayed-retry-jitter", QUORUM, check_retry_jitter},
+    {"x-delayed-retry-steps", QUORUM, check_retry_steps},
+    {"x-delayed-retry-max", QUORUM, check_retry_max}, /* after those that say another one */
     {"x-max-age", STREAM, check_max_age},
     {"x-stream-max-segment-size-bytes", STREAM, check_segment_size},
     {"x-stream-filter-size-bytes", STREAM, check_filter_size},

@@ -33,6 +33,7 @@ struct queue_settings {
     struct slice dead_letter_key;      /* data NULL: the message's own */
     enum queue_overflow overflow;      /* x-overflow */
     uint8_t priority_max;              /* x-max-priority; 0: no priorities */
+    struct queue_retry retry;          /* x-delayed-retry-... */
     bool single_active_consumer;
     bool says_overflow, says_delivery_limit; /* these are not what goes without saying */
 };

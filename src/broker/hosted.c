@@ -144,6 +144,7 @@ static void set_rules(struct hosted *hosted)
         .overflow = settings->overflow,
         .buries = queue_dead_letters(settings),
         .chooses = settings->single_active_consumer,
+        .retry = settings->retry,
     };
 
     if (settings->type != QUEUE_STREAM)

@@ -181,6 +181,33 @@ uint64_t delay_left(const struct queue *queue, const struct queue_page *page, ui
     return (due & DUE_MS_MAX) > loop_wall_ms(queue->host->loop) ? due : 0;
 }
 
+static uint64_t retry_step_ms(const struct queue_retry *retry, uint64_t n)
+{
+    if (retry->steps > 0)
+        return retry->steps_ms[(n < retry->steps ? n : retry->steps) - 1];
+    uint64_t times = !retry->doubles ? n : n < 64 ? 1ull << (n - 1) : UINT64_MAX;
+    return retry->min_ms <= retry->max_ms / times ? retry->min_ms * times : retry->max_ms;
+}
+
+uint64_t delay_retry_ms(const struct queue *queue, const struct queue_page *page, uint64_t sequence,
+                        bool counted)
+{
+    const struct queue_retry *retry = queue->upkeep ? &queue->upkeep->rules.retry : NULL;
+
+    if (!retry || !(counted ? retry->counted : retry->uncounted))
+        return 0;
+    struct loop *loop = queue->host->loop;
+    uint64_t n = page->counts ? page->counts[sequence % QUEUE_PAGE] : 0;
+    uint64_t wait_ms = retry_step_ms(retry, n > 0 ? n : 1);
+    if (wait_ms > retry->max_ms)
+        wait_ms = retry->max_ms;
+    uint64_t most_less =
+        wait_ms / 100 * retry->less_percent + wait_ms % 100 * retry->less_percent / 100;
+    if (most_less > 0)
+        wait_ms -= loop_random(loop) % (most_less + 1);
+    return wait_ms > 0 ? loop_wall_ms(loop) + wait_ms : 0;
+}
+
 void delay_recover(struct queue *queue, struct queue_page *page, uint64_t sequence, uint64_t due)
 {
     uint32_t size = page->sizes[sequence % QUEUE_PAGE];

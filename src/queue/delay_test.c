@@ -238,6 +238,116 @@ static void who_returns_too_often_does_not_wait(void **state)
     bench_free(b);
 }
 
+/* Returns it again and again; what it waited each time. */
+static void expect_waits(const struct queue_retry *retry, bool counted, const uint64_t *waits_ms,
+                         size_t count)
+{
+    struct bench *b = bench_new();
+    struct queue_rules rules = queue_no_rules();
+    struct queue_item item;
+
+    rules.retry = *retry;
+    queue_set_rules(&b->queue, &rules);
+    push(b, 0, 0);
+    for (size_t i = 0; i < count; i++) {
+        assert_int_equal(queue_take(&b->queue, &item), 0);
+        message_unref(item.message);
+        uint64_t now_ms = loop_wall_ms(b->loop);
+        queue_return(&b->queue, 1, true, counted);
+        assert_int_equal(b->queue.delayed, waits_ms[i] > 0);
+        if (waits_ms[i] > 0)
+            assert_int_equal(queue_next_due_ms(&b->queue), now_ms + waits_ms[i]);
+        pass_ms(b, waits_ms[i] + 1);
+        assert_int_equal(b->queue.ready, 1);
+    }
+    bench_free(b);
+}
+
+static void retries_wait_longer_and_longer(void **state)
+{
+    static const uint64_t linear[] = {100, 200, 300, 350, 350}, doubling[] = {100, 200, 350, 350},
+                          steps[] = {5, 1000, 70, 70}, same[] = {100, 100, 100}, none[] = {0, 0};
+    struct queue_retry retry = {.counted = true, .uncounted = true, .min_ms = 100, .max_ms = 350};
+
+    (void)state;
+    expect_waits(&retry, true, linear, 5);
+    expect_waits(&retry, false, same, 3);
+    retry.doubles = true;
+    expect_waits(&retry, true, doubling, 4);
+    retry.max_ms = 1000;
+    retry.steps = 3;
+    memcpy(retry.steps_ms, steps, 3 * sizeof *steps);
+    expect_waits(&retry, true, steps, 4);
+    retry.uncounted = false;
+    expect_waits(&retry, false, none, 2);
+    retry = (struct queue_retry){.uncounted = true, .min_ms = 100, .max_ms = 350};
+    expect_waits(&retry, true, none, 2);
+    expect_waits(&retry, false, same, 3);
+}
+
+static void retries_double_without_end(void **state)
+{
+    struct bench *b = bench_new();
+    struct queue_rules rules = queue_no_rules();
+    struct queue_item item;
+
+    (void)state;
+    rules.retry = (struct queue_retry){.counted = true, .doubles = true, .min_ms = 1, .max_ms = 3};
+    queue_set_rules(&b->queue, &rules);
+    push(b, 0, 0);
+    for (unsigned i = 0; i < 200; i++) {
+        assert_int_equal(queue_take(&b->queue, &item), 0);
+        message_unref(item.message);
+        queue_return(&b->queue, 1, true, true);
+        assert_int_equal(b->queue.delayed, 1);
+        pass_ms(b, 4);
+    }
+    bench_free(b);
+}
+
+/* Chance takes up to so much off, and never all of it. */
+static void retries_are_spread(void **state)
+{
+    struct bench *b = bench_new();
+    struct queue_rules rules = queue_no_rules();
+    struct queue_item item;
+    uint64_t least_ms = UINT64_MAX, most_ms = 0;
+
+    (void)state;
+    rules.retry =
+        (struct queue_retry){.uncounted = true, .less_percent = 50, .min_ms = 1000, .max_ms = 1000};
+    queue_set_rules(&b->queue, &rules);
+    push(b, 0, 0);
+    for (unsigned i = 0; i < 300; i++) {
+        assert_int_equal(queue_take(&b->queue, &item), 0);
+        message_unref(item.message);
+        queue_return(&b->queue, 1, true, false);
+        uint64_t wait_ms = queue_next_due_ms(&b->queue) - loop_wall_ms(b->loop);
+        least_ms = wait_ms < least_ms ? wait_ms : least_ms;
+        most_ms = wait_ms > most_ms ? wait_ms : most_ms;
+        pass_ms(b, 1100);
+    }
+    assert_in_range(least_ms, 500, 520);
+    assert_in_range(most_ms, 980, 1000);
+    bench_free(b);
+}
+
+/* What nobody has seen comes back at once, whatever the rules. */
+static void who_was_not_seen_is_not_retried(void **state)
+{
+    struct bench *b = bench_new();
+    struct queue_rules rules = queue_no_rules();
+
+    (void)state;
+    rules.retry = (struct queue_retry){.uncounted = true, .min_ms = 1000, .max_ms = 1000};
+    queue_set_rules(&b->queue, &rules);
+    push(b, 0, 0);
+    assert_true(queue_hold(&b->queue, 1));
+    queue_return(&b->queue, 1, false, false);
+    assert_int_equal(b->queue.ready, 1);
+    bench_free(b);
+}
+
 /* A transaction holds what it has published, and lets go of it before, or after, it is due. */
 static void who_is_held_waits_on(void **state)
 {
@@ -476,6 +586,10 @@ int main(void)
         cmocka_unit_test(one_that_was_due_already_does_not_wait),
         cmocka_unit_test(a_return_may_wait),
         cmocka_unit_test(who_returns_too_often_does_not_wait),
+        cmocka_unit_test(retries_wait_longer_and_longer),
+        cmocka_unit_test(retries_double_without_end),
+        cmocka_unit_test(retries_are_spread),
+        cmocka_unit_test(who_was_not_seen_is_not_retried),
         cmocka_unit_test(who_is_held_waits_on),
         cmocka_unit_test(limits_look_at_the_ready),
         cmocka_unit_test(a_life_begins_when_it_is_due),

@@ -470,25 +470,11 @@ static struct queue_page *page_of_returned(struct queue *queue, uint64_t sequenc
     return page;
 }
 
-void queue_return(struct queue *queue, uint64_t sequence, bool seen, bool counted)
+/* A leased one, which was seen, until that time. */
+static void put_off(struct queue *queue, struct queue_page *page, uint64_t sequence,
+                    uint64_t due_ms)
 {
-    struct queue_page *page = page_of_returned(queue, sequence, counted);
-
-    if (!page)
-        return;
-    if (seen)
-        page->returned |= page_bit(sequence);
-    give_back(queue, page, sequence, delay_left(queue, page, sequence));
-}
-
-void queue_return_later(struct queue *queue, uint64_t sequence, bool counted, uint64_t due_ms)
-{
-    struct queue_page *page = page_of_returned(queue, sequence, counted);
-
-    if (!page)
-        return;
     due_ms = due_ms_least(due_ms);
-    page->returned |= page_bit(sequence);
     if (due_ms <= loop_wall_ms(queue->host->loop)) {
         give_back(queue, page, sequence, 0);
         return;
@@ -498,6 +484,31 @@ void queue_return_later(struct queue *queue, uint64_t sequence, bool counted, ui
         queue_touch(queue);
     }
     give_back(queue, page, sequence, due_ms | DUE_POSTPONED);
+}
+
+void queue_return(struct queue *queue, uint64_t sequence, bool seen, bool counted)
+{
+    struct queue_page *page = page_of_returned(queue, sequence, counted);
+
+    if (!page)
+        return;
+    uint64_t retry_ms = seen ? delay_retry_ms(queue, page, sequence, counted) : 0;
+    if (seen)
+        page->returned |= page_bit(sequence);
+    if (retry_ms > 0)
+        put_off(queue, page, sequence, retry_ms);
+    else
+        give_back(queue, page, sequence, delay_left(queue, page, sequence));
+}
+
+void queue_return_later(struct queue *queue, uint64_t sequence, bool counted, uint64_t due_ms)
+{
+    struct queue_page *page = page_of_returned(queue, sequence, counted);
+
+    if (!page)
+        return;
+    page->returned |= page_bit(sequence);
+    put_off(queue, page, sequence, due_ms);
 }
 
 bool queue_hold(struct queue *queue, uint64_t sequence)

@@ -270,7 +270,8 @@ int queue_take(struct queue *queue, struct queue_item *item) MUST_CHECK;
 void queue_settle(struct queue *queue, uint64_t sequence, enum settle_reason why);
 void queue_settle_range(struct queue *queue, uint64_t first, uint64_t last, enum settle_reason why);
 
-/* seen: it goes out as redelivered from now on; counted: and its count grows. */
+/* seen: it goes out as redelivered from now on, and later, if the queue's rules say so; counted:
+ * and its count grows. */
 void queue_return(struct queue *queue, uint64_t sequence, bool seen, bool counted);
 
 /* Back, but not ready before that time. */
@@ -363,6 +364,20 @@ enum queue_overflow {
     OVERFLOW_REFUSE_AND_BURY, /* what is refused has died, too */
 };
 
+#define QUEUE_RETRY_STEPS_MAX 8u
+
+/* How long a message that comes back, and was seen, waits before it is ready again: after its n-th
+ * return that counts (n is 1 if none did) n times `min_ms`, or, if it doubles, 2^(n-1) times, or
+ * the n-th of the steps; never more than `max_ms`, and up to so many percent less, by chance. */
+struct queue_retry {
+    bool counted, uncounted; /* of returns: those that count, those that do not; neither: at once */
+    bool doubles;
+    uint8_t less_percent;
+    uint8_t steps; /* how many there are; 0: it goes by min_ms */
+    uint64_t min_ms, max_ms;
+    uint64_t steps_ms[QUEUE_RETRY_STEPS_MAX]; /* the last one counts for all that follow */
+};
+
 struct queue_rules {
     uint64_t length_max;  /* of ready messages; UINT64_MAX: any */
     uint64_t bytes_max;   /* of their bodies; UINT64_MAX: any */
@@ -371,6 +386,7 @@ struct queue_rules {
     enum queue_overflow overflow;
     bool buries;
     bool chooses; /* one consumer gets all until it leaves, then another */
+    struct queue_retry retry;
 };
 
 /* Those that let everything be. */

@@ -258,6 +258,11 @@ uint64_t delay_left(const struct queue *queue, const struct queue_page *page, ui
  * come, else it is ready. */
 void delay_recover(struct queue *queue, struct queue_page *page, uint64_t sequence, uint64_t due);
 
+/* When a message whose return is counted already is ready again, by the queue's rules; 0: at once.
+ */
+uint64_t delay_retry_ms(const struct queue *queue, const struct queue_page *page, uint64_t sequence,
+                        bool counted);
+
 void page_drop_dues(struct queue *queue, struct queue_page *page);
 
 /* Something may be due, or be due earlier than was known; later in this turn. */

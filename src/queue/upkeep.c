@@ -49,7 +49,7 @@ static bool lets_be(const struct queue_rules *r)
 {
     return r->length_max == no_rules.length_max && r->bytes_max == no_rules.bytes_max &&
            r->lives_ms == no_rules.lives_ms && r->returns_max == no_rules.returns_max &&
-           !r->buries && !r->chooses;
+           !r->buries && !r->chooses && !r->retry.counted && !r->retry.uncounted;
 }
 
 void queue_set_rules(struct queue *queue, const struct queue_rules *rules)

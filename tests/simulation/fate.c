@@ -479,6 +479,7 @@ static struct fate *fate_now(const struct world *w, uint64_t id)
     f->life = w->life + 1;
     f->step = 0;
     f->rejected_now = f->seen_now = 0;
+    f->back_ms = 0;
     memset(f->returns_now, 0, sizeof f->returns_now);
     return f;
 }
@@ -538,6 +539,9 @@ static void check_due(const struct mortals *m, uint64_t id, const struct fate_si
     CHECK(m->world, m->latest_ms >= due_ms,
           "mortal %" PRIu64 " is given out at %" PRIu64 ", but due at %" PRIu64, id, m->latest_ms,
           due_ms);
+    CHECK(m->world, sight->step != f->step || m->latest_ms >= f->back_ms || may_fail(m->world),
+          "mortal %" PRIu64 " is given out at %" PRIu64 ", but was put off until %" PRIu64, id,
+          m->latest_ms, f->back_ms);
 }
 
 /* Given out by a queue that could look at the clock. What lives for 0 ms may have been on its way
@@ -600,7 +604,7 @@ static void check_order(struct mourner *mourner, uint64_t id, const struct fate_
     uint64_t *last = &mourner->consumer_last[level_in(m, f, sight->queue)];
 
     if (!sight->to_consumer || sight->step > 0 || f->in_transaction || f->in_doubt ||
-        (f->seen_now & 1) || f->waits_ms > 0 || may_be_half_buried(m, id))
+        (f->seen_now & 1) || f->waits_ms > 0 || f->was_put_off || may_be_half_buried(m, id))
         return;
     CHECK(m->world,
           sight->sequence > *last || m->has_moved || may_fail(m->world) ||
@@ -679,6 +683,20 @@ static void note_outcome(struct fate *f, uint32_t step, enum outcome outcome)
         f->rejected |= UINT64_C(1) << step;
     else if (outcome == OUTCOME_RETURN_COUNTED && f->returns[step] < UINT8_MAX)
         f->returns[step]++;
+}
+
+void fate_returned(struct mourner *mourner, uint64_t id, const char *queue, enum outcome outcome)
+{
+    const struct mortals *m = mourner->world->mortals;
+    struct fate *f = fate_now(mourner->world, id);
+    const struct mortal_queue *q =
+        &m->queues[one_of(mortal_names, MORTAL_QUEUES - 1, slice_text(queue))];
+
+    if (outcome == OUTCOME_RETURN_COUNTED ? q->retries_failed
+                                          : outcome == OUTCOME_RETURN && q->retries_returned) {
+        f->back_ms = wall_ms(mourner) + q->retry_ms;
+        f->was_put_off = true;
+    }
 }
 
 void fate_settled(struct mourner *mourner, uint64_t id, uint32_t step, unsigned shard,

@@ -93,6 +93,7 @@ static void settle(struct mourner *mourner, size_t index, enum outcome outcome)
 
     trace(mourner->world, "mourner %u settles %" PRIu64 " (%d)", mourner->index, id, (int)outcome);
     fate_settled(mourner, id, step, lease.queue->shard, outcome);
+    fate_returned(mourner, id, lease.queue->name, outcome);
     broker_settle(mourner->client, &lease, 1, outcome);
 }
 

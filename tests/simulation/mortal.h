@@ -41,9 +41,11 @@ struct rules {
 
 struct mortal_queue {
     bool is_quorum;
-    unsigned priority_max;               /* of a classic queue; 0: it has no priorities */
-    struct rules own;                    /* by arguments */
-    struct rules versions[VERSIONS_MAX]; /* of what acts, policies included */
+    unsigned priority_max;                 /* of a classic queue; 0: it has no priorities */
+    struct rules own;                      /* by arguments */
+    struct rules versions[VERSIONS_MAX];   /* of what acts, policies included */
+    uint64_t retry_ms;                     /* by arguments: returned ones wait at least so long, */
+    bool retries_failed, retries_returned; /* those that count, and the others */
     unsigned certain,
         latest;       /* one of these acts: the last that was answered, that was asked for */
     bool is_changing; /* somebody has asked for the latest, and may not be answered yet */
@@ -69,6 +71,8 @@ struct fate {
     uint32_t size;
     uint64_t published_ms, lives_ms; /* lives_ms: its own; UNLIMITED: none */
     uint64_t waits_ms;               /* before it may be given out; then its life begins */
+    bool was_put_off;                /* came back, and had to wait, perhaps in another life */
+    uint64_t back_ms;                /* in the life `life`, at its step: not before */
     uint64_t leased_before;          /* the same of the lease it has */
     uint64_t accepted_before;        /* which ids were there then, all lower ones */
     uint64_t rejected;               /* a bit for each step at which it was */
@@ -193,6 +197,8 @@ struct fate_sight {
 uint64_t fate_seen(struct mourner *mourner, struct fate_sight *sight);
 void fate_settled(struct mourner *mourner, uint64_t id, uint32_t step, unsigned shard,
                   enum outcome outcome);
+/* It was settled so in the queue of that name, which may put it off. */
+void fate_returned(struct mourner *mourner, uint64_t id, const char *queue, enum outcome outcome);
 /* In a transaction, which is not answered yet. */
 void fate_may_settle(struct mourner *mourner, uint64_t id, uint32_t step, enum outcome outcome);
 void fate_confirmed(struct mourner *mourner, uint64_t id, bool accepted);

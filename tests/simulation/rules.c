@@ -12,6 +12,9 @@ static const char *const overflows[] = {"drop-head", "reject-publish", "reject-p
 
 /* ---- what they may be ---- */
 
+#define RETRY_MS_MAX 800u /* nobody waits longer */
+#define RETRY_TIMES  4u   /* the longest one, of the shortest */
+
 static uint64_t some_lives(struct mortals *m)
 {
     switch (mortal_dice(m, 5)) {
@@ -86,6 +89,11 @@ void rules_choose(struct mortals *m, unsigned queue)
         q->priority_max = 1 + (unsigned)mortal_dice(m, 9);
     q->own = m->has_policies && mortal_dice(m, 2) ? no_rules : some_rules(m, q->is_quorum);
     q->versions[0] = together(&q->own, &no_rules, q->is_quorum);
+    if (!q->is_quorum || mortal_dice(m, 2))
+        return;
+    q->retries_failed = mortal_dice(m, 3) > 0;
+    q->retries_returned = !q->retries_failed || mortal_dice(m, 2);
+    q->retry_ms = 1 + mortal_dice(m, RETRY_MS_MAX / RETRY_TIMES);
 }
 
 /* ---- in words ---- */
@@ -113,6 +121,18 @@ static void put_rules(struct writer *w, const struct rules *r, unsigned skip)
     }
 }
 
+static void put_retry(struct writer *w, const struct mortal_queue *q)
+{
+    if (q->retry_ms == 0)
+        return;
+    fields_put_text(w, "x-delayed-retry-type",
+                    slice_text(!q->retries_returned ? "failed"
+                               : !q->retries_failed ? "returned"
+                                                    : "all"));
+    put_number(w, "x-delayed-retry-min", q->retry_ms);
+    put_number(w, "x-delayed-retry-max", RETRY_TIMES * q->retry_ms);
+}
+
 struct slice rules_arguments(struct mourner *mourner, unsigned queue)
 {
     const struct mortal_queue *q = &mourner->world->mortals->queues[queue];
@@ -123,6 +143,7 @@ struct slice rules_arguments(struct mourner *mourner, unsigned queue)
     if (q->priority_max > 0)
         put_number(&w, "x-max-priority", q->priority_max);
     put_rules(&w, &q->own, 0);
+    put_retry(&w, q);
     CHECK(mourner->world, !w.failed, "too many arguments");
     return slice_of(mourner->arguments, writer_size(&w));
 }
