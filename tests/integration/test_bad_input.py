@@ -115,9 +115,9 @@ def test_operators_own_file_works(own_broker, tmp_path):
 
 def test_port_offset(own_broker):
     broker = own_broker(start=False)
+    while not 5672 <= broker.port <= 65535 - 15692 + 5672:  # that of the metrics must exist
+        broker.port = brokers.free_port()
     offset = broker.port - 5672
-    if offset < 0 or offset + 15692 > 65535:
-        pytest.skip("the free port is too far from the default one")
     broker.settings = {"listeners.tcp.none": "none"}
     broker.command = lambda: [SLUICE, "--data-dir", broker.data, "--port-offset", str(offset)]
     broker.start()
