@@ -664,6 +664,8 @@ uint64_t fate_seen(struct mourner *mourner, struct fate_sight *sight)
     check_order(mourner, id, sight);
     check_priority(mourner, f, sight);
     f->in_doubt = false;
+    if (sight->step != f->step)
+        f->back_ms = 0; /* that was in another queue */
     f->step = sight->step;
     f->seen_now |= UINT64_C(1) << sight->step;
     if (!(w->failed_shards & 1u << sight->shard))

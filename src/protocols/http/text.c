@@ -157,6 +157,8 @@ int http_base64_append(struct http_text *text, struct slice bytes)
         text->failed = grow(text, (bytes.size + 2) / 3 * 4) != 0;
     if (text->failed)
         return E_MEMORY;
+    if (bytes.size == 0)
+        return 0; /* there may be no data yet */
     char *to = text->data + text->size;
     for (size_t i = 0; i < bytes.size; i += 3) {
         size_t left = bytes.size - i;
