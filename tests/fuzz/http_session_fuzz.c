@@ -527,7 +527,7 @@ bool listing_queue(struct listing *listing, size_t index, struct queue_facts *fa
                                   .type = "classic",
                                   .shard = 1,
                                   .has_counts = at % 3,
-                                  .counts = {at, UINT64_MAX / 4, 1}};
+                                  .counts = {at, UINT64_MAX / 4, 1, at}};
     return at % 7 != 6;
 }
 

@@ -356,7 +356,7 @@ static const struct client_events redriver_events = {
     .kick = on_kick,
 };
 
-static void asked(struct redriver *r, int ask, int outcome)
+static void asked(struct redriver *r, unsigned ask, int outcome)
 {
     r->ask = ask;
     r->busy = true;
